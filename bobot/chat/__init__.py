@@ -1,0 +1,1 @@
+"""Messages in, text out: one way to talk to every model."""

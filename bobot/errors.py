@@ -1,0 +1,78 @@
+"""Every failure a user can see. Programming errors stay plain Python exceptions.
+
+    BobotError                  anything bobot reports in one line; exit code 1
+      UsageError                the command or the call is wrong; exit code 2
+      NotFoundError             no such model, file, session or name
+      ConfigError               a config file asks for something unknown or impossible
+      CheckpointError           a weight file is damaged, incomplete or does not fit its config
+        UnsafeFileError         a file could run code or reach outside itself; it was not opened
+      TokenizerError            a tokenizer file is damaged, unknown or does not fit the model
+        TemplateError           a chat template refuses the conversation or fails
+      RequestError              a generation request can never run as asked
+      StorageError              the disk is full or a path can't be written
+      TrainingError             a recipe, a data set or a training run can't go on
+
+The first argument is a template with {named} values, a plain literal in the source: it is also the key
+under which `bobot/locale/id.toml` holds the Indonesian sentence (see messages.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class BobotError(Exception):
+    """One line for the user: what was asked, the value found, the value allowed; `hint` is the next step."""
+
+    exit_code = 1
+
+    def __init__(self, template: str, /, *, hint: str = "", **values: object) -> None:
+        self.template = template
+        self.hint = hint
+        self.values = values
+        super().__init__(self.render(lambda text: text))
+
+    def render(self, translate: Callable[[str], str]) -> str:
+        """The message with `translate` applied to the template and the hint before the values go in."""
+        parts = [translate(part).format(**self.values) for part in (self.template, self.hint) if part]
+        return " ".join(" ".join(parts).split("\n"))
+
+
+class UsageError(BobotError):
+    exit_code = 2
+
+
+class NotFoundError(BobotError):
+    pass
+
+
+class ConfigError(BobotError):
+    pass
+
+
+class CheckpointError(BobotError):
+    pass
+
+
+class UnsafeFileError(CheckpointError):
+    pass
+
+
+class TokenizerError(BobotError):
+    pass
+
+
+class TemplateError(TokenizerError):
+    pass
+
+
+class RequestError(BobotError):
+    pass
+
+
+class StorageError(BobotError):
+    pass
+
+
+class TrainingError(BobotError):
+    pass

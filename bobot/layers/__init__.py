@@ -1,0 +1,1 @@
+"""Modules and attention contexts that two model families or more share."""

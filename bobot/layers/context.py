@@ -1,0 +1,63 @@
+"""What a layer's attention looks like, and the context that computes it for packed sequences.
+
+A model calls `attn.attend(layer, spec, q, k, v)` and knows nothing else of sequences or caches.
+`PackedAttention` here serves training, scoring and tests; `engine.batch.PagedAttention` serves requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bobot.ops.attention import AttentionSpec, attention
+
+__all__ = ["AttentionContext", "AttentionSpec", "PackedAttention"]
+
+
+class AttentionContext(Protocol):
+    """The only thing that differs between training and serving."""
+
+    def attend(
+        self,
+        layer: int,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TKH: Tensor,
+        v_TKH: Tensor,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
+        """Causal attention of every token over its own sequence: (T, num_heads, v_head_dim)."""
+        ...
+
+
+class PackedAttention:
+    """Whole sequences side by side in one axis; differentiable; no cache.
+
+    `starts` holds the first index of each sequence: `[0, 5]` means tokens 0..4 are one sequence and
+    tokens 5.. another. Positions within a sequence are consecutive.
+    """
+
+    def __init__(self, starts: Sequence[int] = (0,)) -> None:
+        if not starts or starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+            raise ValueError(f"starts must begin with 0 and rise, got {list(starts)[:8]}")
+        self.starts = tuple(starts)
+
+    def attend(
+        self,
+        layer: int,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TKH: Tensor,
+        v_TKH: Tensor,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
+        del layer
+        bounds = (*self.starts, q_TNH.shape[0])
+        outputs = [
+            attention(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], spec, first_query=0, sinks_N=sinks_N)
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
