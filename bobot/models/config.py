@@ -1,0 +1,181 @@
+"""Reading a model's published configuration strictly, whichever dialect it is written in.
+
+A key nobody knows, a value of the wrong type and a missing key each stop the load with the key's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from bobot.errors import ConfigError
+from bobot.ops.rope import RopeParameters
+
+T = TypeVar("T", int, float, bool, str)
+_REQUIRED: Any = object()
+
+HF_BOOKKEEPING = (
+    "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache "
+    "initializer_range attention_dropout pretraining_tp bos_token_id eos_token_id pad_token_id unk_token_id "
+    "output_attentions output_hidden_states return_dict _attn_implementation_autoset tokenizer_class "
+    "max_length do_sample temperature top_p top_k chunk_size_feed_forward is_encoder_decoder "
+    "is_decoder add_cross_attention id2label label2id problem_type use_return_dict task_specific_params"
+).split()
+"""Keys that many Hugging Face configs carry and that do not change the forward pass."""
+
+
+class TensorSource(Protocol):
+    """What a dialect may ask of a checkpoint: raw config, shapes and single tensors."""
+
+    config: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> Mapping[str, Any]: ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How one published form names the tensors and the settings of a family.
+
+    `names` maps our parameter name to theirs, `{n}` standing for the layer number; the identity where
+    a name is absent. `pairs` lists our parameters whose rows rotate adjacent pairs in that form.
+    `ignored` are tensors (templates too) that the form carries and the model does not need.
+    """
+
+    config: Callable[[TensorSource], Any]
+    names: Mapping[str, str]
+    pairs: Mapping[str, Callable[[Any], int]]
+    ignored: tuple[str, ...] = ()
+
+
+class Fields:
+    """Takes the settings out of a raw config one by one; `done` refuses whatever is left."""
+
+    def __init__(self, raw: Mapping[str, Any], source: str) -> None:
+        self.left = dict(raw)
+        self.source = source
+
+    def take(
+        self, key: str, kind: type[T], default: T | None = _REQUIRED, *, minimum: float | None = None
+    ) -> T:
+        """The value of `key` as `kind`; `default` when absent or null. ConfigError otherwise."""
+        value = self.left.pop(key, None)
+        if value is None:
+            if default is _REQUIRED:
+                raise ConfigError(
+                    "{source}: the key {key} is missing; it must be {kind}.",
+                    hint="Download the file again from its publisher.",
+                    source=self.source,
+                    key=key,
+                    kind=kind.__name__,
+                )
+            return default  # type: ignore[return-value]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+            raise self.wrong(key, value, kind.__name__)
+        if minimum is not None and value < minimum:
+            raise self.wrong(key, value, f"{kind.__name__} >= {minimum}")
+        return value
+
+    def take_one_of(self, key: str, allowed: Iterable[Any], default: Any = _REQUIRED) -> Any:
+        """The value of `key`, which must be among `allowed`."""
+        value = self.left.pop(key, None)
+        if value is None and default is not _REQUIRED:
+            return default
+        if value not in (choices := list(allowed)):
+            raise self.wrong(key, value, " or ".join(repr(choice) for choice in choices))
+        return value
+
+    def ignore(self, *keys: str) -> None:
+        for key in keys:
+            self.left.pop(key, None)
+
+    def done(self) -> None:
+        if self.left:
+            raise ConfigError(
+                "{source}: unknown key {key} (value {value!r}); this family has no such setting.",
+                hint="If a newer model needs it, update bobot; otherwise remove it.",
+                source=self.source,
+                key=min(self.left),
+                value=self.left[min(self.left)],
+            )
+
+    def wrong(self, key: str, value: object, allowed: str) -> ConfigError:
+        return ConfigError(
+            "{source}: {key} is {value!r}; allowed: {allowed}.",
+            hint="Download the file again, or correct the value.",
+            source=self.source,
+            key=key,
+            value=value,
+            allowed=allowed,
+        )
+
+
+def rope_from_hf(fields: Fields) -> RopeParameters:
+    """Rotary settings in either form: flat `rope_theta` + `rope_scaling`, or nested `rope_parameters`.
+
+    Both present and different is refused, since one of them must be wrong.
+    """
+    theta = fields.left.pop("rope_theta", None)
+    scaling = fields.left.pop("rope_scaling", None)
+    nested = fields.left.pop("rope_parameters", None)
+    flat = None
+    if theta is not None or scaling is not None:
+        flat = _rope({"rope_theta": theta, **(_mapping(fields, "rope_scaling", scaling))}, fields.source)
+    if nested is None:
+        return flat if flat is not None else RopeParameters()
+    rope = _rope(_mapping(fields, "rope_parameters", nested), fields.source)
+    if flat is not None and theta is None:
+        flat = RopeParameters(**{**vars(flat), "theta": rope.theta})
+    if flat is not None and scaling is None:
+        flat = RopeParameters(**{**vars(rope), "theta": flat.theta})
+    if flat is not None and flat != rope:
+        raise ConfigError(
+            "{source}: rope_theta and rope_scaling say {flat}, rope_parameters says {nested}; they must agree.",
+            hint="Keep the one that the model was trained with.",
+            source=fields.source,
+            flat=flat,
+            nested=rope,
+        )
+    return rope
+
+
+def _mapping(fields: Fields, key: str, value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise fields.wrong(key, value, "an object, or null")
+    return value
+
+
+def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
+    fields = Fields(raw, source)
+    kinds = ("default", "linear", "llama3")
+    old_name = fields.left.pop("type", None)
+    kind = fields.left.pop("rope_type", None) or old_name or "default"
+    if kind not in kinds:
+        raise fields.wrong("rope_type", kind, ", ".join(kinds))
+    if old_name is not None and old_name != kind:
+        raise fields.wrong("type", old_name, f"the same as rope_type ({kind})")
+    values: dict[str, Any] = {"kind": kind, "theta": fields.take("rope_theta", float, 10000.0, minimum=1.0)}
+    if kind != "default":
+        values["factor"] = fields.take("factor", float, minimum=1.0)
+    if kind == "llama3":
+        values["low_freq_factor"] = fields.take("low_freq_factor", float, minimum=0.0)
+        values["high_freq_factor"] = fields.take("high_freq_factor", float, minimum=0.0)
+        values["original_max_position_embeddings"] = fields.take(
+            "original_max_position_embeddings", int, minimum=1
+        )
+        if values["high_freq_factor"] <= values["low_freq_factor"]:
+            raise fields.wrong(
+                "high_freq_factor", values["high_freq_factor"], f"> low_freq_factor ({values['low_freq_factor']})"
+            )
+    fields.done()
+    return RopeParameters(**values)

@@ -1,0 +1,148 @@
+"""Llama 2, Llama 3, Llama 3.1, Mistral, and bobot's own model: one decoder.
+
+Pre-norm residual layers of grouped-query attention with rotary positions and a SwiGLU MLP.
+Sources: arXiv:2307.09288, arXiv:2407.21783, arXiv:2310.06825; meta-llama/llama-models
+`models/llama3/model.py`. Published forms and their names: `llama_dialects.py`.
+
+Axes: T packed tokens, R chosen rows, D hidden, N query heads, K key/value heads, H head_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bobot.errors import ConfigError
+from bobot.layers.context import AttentionContext, AttentionSpec
+from bobot.layers.norm import RMSNorm
+from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """The family's settings, under their Hugging Face names. Raises ConfigError if they can't fit together."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-5
+    rope: RopeParameters = field(default_factory=RopeParameters)
+    sliding_window: int | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                "num_attention_heads is {heads}, not a multiple of num_key_value_heads ({kv_heads}).",
+                heads=self.num_attention_heads,
+                kv_heads=self.num_key_value_heads,
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                "head_dim is {head_dim}; rotary positions need an even number.", head_dim=self.head_dim
+            )
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention: query head i reads key/value head i // (N / K)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        n, k, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, n * h, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, k * h, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, k * h, bias=bias)
+        self.o_proj = nn.Linear(n * h, config.hidden_size, bias=bias)
+        self.head_dim = h
+        self.spec = AttentionSpec(
+            num_heads=n,
+            num_kv_heads=k,
+            head_dim=h,
+            v_head_dim=h,
+            scale=h**-0.5,
+            sliding_window=config.sliding_window,
+        )
+
+    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext) -> Tensor:
+        q_TNH = apply_rope(self.q_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
+        k_TKH = apply_rope(self.k_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
+        v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self.head_dim))
+        return self.o_proj(attn.attend(layer, self.spec, q_TNH, k_TKH, v_TKH).flatten(-2))
+
+
+class LlamaMLP(nn.Module):
+    """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(d, f, bias=bias)
+        self.up_proj = nn.Linear(d, f, bias=bias)
+        self.down_proj = nn.Linear(f, d, bias=bias)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
+
+
+class LlamaLayer(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext) -> Tensor:
+        x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos, sin, layer, attn)
+        return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+
+
+class LlamaDecoder(nn.Module):
+    """Embedding, layers and final norm: the part the checkpoint calls `model`."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(LlamaLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.frequencies = inverse_frequencies(config.rope, config.head_dim)
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
+        x_TD = self.embed_tokens(ids_T)
+        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype)
+        for n, layer in enumerate(self.layers):
+            x_TD = layer(x_TD, cos, sin, n, attn)
+        return self.norm(x_TD)
+
+
+class Llama(nn.Module):
+    """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = LlamaDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
+        """Hidden states (T, D) after the final norm. `positions_T` counts within each sequence."""
+        return self.model(ids_T, positions_T, attn)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Scores of the next token for the given rows: float32 (R, V)."""
+        return self.lm_head(hidden_RD).float()
+
+    def kv_specs(self) -> list[AttentionSpec]:
+        return [layer.self_attn.spec for layer in self.model.layers]  # type: ignore[union-attr]
