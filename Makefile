@@ -1,0 +1,43 @@
+# One door. `make chat` and `make test` need git, make, a C++ compiler and Python 3.11 or newer.
+
+PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+  $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+BIN := .venv/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/*)
+
+.PHONY: chat test lint types format clean
+.DELETE_ON_ERROR:
+
+chat: .venv/installed
+	@$(BIN)/bobot chat
+
+test: .venv/installed-dev
+	@$(BIN)/python -m pytest -q
+
+lint: .venv/installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
+	@$(BIN)/pyright
+
+format: .venv/installed-dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist
+
+# The package in place (an edit needs no reinstall) with its extension built; again when these change.
+.venv/installed: $(SOURCES)
+	@test -n "$(PYTHON)" || { echo "bobot needs Python 3.11 or newer; none was found." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing bobot into .venv (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing the tools for tests ..."
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
