@@ -1,0 +1,220 @@
+"""The forms in which Llama and Mistral models are published: how each names settings and tensors.
+
+hf       Hugging Face `config.json` (Llama and Mistral classes; flat or nested rotary settings)
+meta     Meta `params.json` + `consolidated.NN.pth` (adjacent rotary pairs)
+mistral  Mistral `params.json` + `consolidated.safetensors` (adjacent rotary pairs)
+gguf     llama.cpp `general.architecture = llama` (adjacent rotary pairs)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bobot.models.config import HF_BOOKKEEPING, Dialect, Fields, TensorSource, rope_from_hf
+from bobot.models.llama import LlamaConfig
+from bobot.ops.rope import RopeParameters
+
+
+def config_from_hf(source: TensorSource) -> LlamaConfig:
+    fields = Fields(source.config, "config.json")
+    is_mistral = fields.left.get("model_type") == "mistral"
+    fields.ignore(*HF_BOOKKEEPING)
+    fields.take_one_of("hidden_act", ["silu", "swish"], "silu")
+    hidden_size = fields.take("hidden_size", int, minimum=1)
+    num_heads = fields.take("num_attention_heads", int, minimum=1)
+    head_dim = fields.take("head_dim", int, hidden_size // num_heads, minimum=2)
+    config = LlamaConfig(
+        vocab_size=fields.take("vocab_size", int, minimum=1),
+        hidden_size=hidden_size,
+        intermediate_size=fields.take("intermediate_size", int, minimum=1),
+        num_hidden_layers=fields.take("num_hidden_layers", int, minimum=1),
+        num_attention_heads=num_heads,
+        num_key_value_heads=fields.take("num_key_value_heads", int, num_heads, minimum=1),
+        head_dim=head_dim,
+        max_position_embeddings=fields.take("max_position_embeddings", int, minimum=1),
+        rms_norm_eps=fields.take("rms_norm_eps", float, minimum=0.0),
+        rope=rope_from_hf(fields),
+        tie_word_embeddings=fields.take("tie_word_embeddings", bool, False),
+        sliding_window=(fields.take("sliding_window", int, 0, minimum=1) or None) if is_mistral else None,
+        attention_bias=fields.take("attention_bias", bool, False),
+        mlp_bias=fields.take("mlp_bias", bool, False),
+    )
+    fields.done()
+    return config
+
+
+def config_from_meta(source: TensorSource) -> LlamaConfig:
+    """`params.json`; what it leaves out (context, tied output, vocabulary of Llama 2) comes from the tensors."""
+    fields = Fields(source.config, "params.json")
+    dim = fields.take("dim", int, minimum=1)
+    num_heads = fields.take("n_heads", int, minimum=1)
+    theta = fields.take("rope_theta", float, 10000.0, minimum=1.0)
+    rope = RopeParameters(theta=theta)
+    max_positions = 8192 if theta >= 500000 else 4096
+    factor = fields.take("rope_scaling_factor", float, 8.0, minimum=1.0)
+    high_freq_factor = fields.take("rope_high_freq_factor", float, 4.0, minimum=1.0)
+    if fields.take("use_scaled_rope", bool, False):
+        rope = RopeParameters(
+            theta=theta, kind="llama3", factor=factor, high_freq_factor=high_freq_factor
+        )
+        max_positions = 131072
+    width = int(2 * 4 * dim / 3)
+    width = int(fields.take("ffn_dim_multiplier", float, 1.0, minimum=0.0) * width)
+    multiple = fields.take("multiple_of", int, minimum=1)
+    vocab_size = fields.take("vocab_size", int)
+    if vocab_size == -1:
+        num_shards = dim // source.tensors["layers.0.attention.wq.weight"].shape[0]
+        vocab_size = source.tensors["output.weight"].shape[0] * num_shards
+    fields.ignore("max_batch_size")
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=dim,
+        intermediate_size=-(-width // multiple) * multiple,
+        num_hidden_layers=fields.take("n_layers", int, minimum=1),
+        num_attention_heads=num_heads,
+        num_key_value_heads=fields.take("n_kv_heads", int, num_heads, minimum=1),
+        head_dim=dim // num_heads,
+        max_position_embeddings=fields.take("max_seq_len", int, max_positions, minimum=1),
+        rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
+        rope=rope,
+        tie_word_embeddings="output.weight" not in source.tensors,
+    )
+    fields.done()
+    return config
+
+
+def config_from_mistral(source: TensorSource) -> LlamaConfig:
+    fields = Fields(source.config, "params.json")
+    fields.take_one_of("model_type", ["transformer"], "transformer")
+    fields.take_one_of("use_biases", [False], False)
+    num_heads = fields.take("n_heads", int, minimum=1)
+    max_positions = fields.take("max_position_embeddings", int, 32768, minimum=1)
+    config = LlamaConfig(
+        vocab_size=fields.take("vocab_size", int, minimum=1),
+        hidden_size=fields.take("dim", int, minimum=1),
+        intermediate_size=fields.take("hidden_dim", int, minimum=1),
+        num_hidden_layers=fields.take("n_layers", int, minimum=1),
+        num_attention_heads=num_heads,
+        num_key_value_heads=fields.take("n_kv_heads", int, num_heads, minimum=1),
+        head_dim=fields.take("head_dim", int, minimum=2),
+        max_position_embeddings=fields.take("max_seq_len", int, max_positions, minimum=1),
+        rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
+        rope=RopeParameters(theta=fields.take("rope_theta", float, 10000.0, minimum=1.0)),
+        sliding_window=fields.take("sliding_window", int, 0, minimum=1) or None,
+        tie_word_embeddings=fields.take("tied_embeddings", bool, "output.weight" not in source.tensors),
+    )
+    fields.done()
+    return config
+
+
+def config_from_gguf(source: TensorSource) -> LlamaConfig:
+    """The `llama.*` keys of a GGUF header; other prefixes (general, tokenizer, split) are not settings."""
+    settings = {k[6:]: v for k, v in source.config.items() if k.startswith("llama.")}
+    fields = Fields(settings, "GGUF header (llama.*)")
+    hidden_size = fields.take("embedding_length", int, minimum=1)
+    num_heads = fields.take("attention.head_count", int, minimum=1)
+    head_dim = fields.take("attention.key_length", int, hidden_size // num_heads, minimum=2)
+    fields.take_one_of("attention.value_length", [head_dim], head_dim)
+    fields.take_one_of("rope.dimension_count", [head_dim], head_dim)
+    fields.take_one_of("expert_count", [0], 0)
+    fields.take_one_of("expert_used_count", [0], 0)
+    fields.ignore("vocab_size")  # the embedding has the true number of rows
+    config = LlamaConfig(
+        vocab_size=source.tensors["token_embd.weight"].shape[0],
+        hidden_size=hidden_size,
+        intermediate_size=fields.take("feed_forward_length", int, minimum=1),
+        num_hidden_layers=fields.take("block_count", int, minimum=1),
+        num_attention_heads=num_heads,
+        num_key_value_heads=fields.take("attention.head_count_kv", int, num_heads, minimum=1),
+        head_dim=head_dim,
+        max_position_embeddings=fields.take("context_length", int, minimum=1),
+        rms_norm_eps=fields.take("attention.layer_norm_rms_epsilon", float, minimum=0.0),
+        rope=_rope_from_gguf(fields, source, head_dim),
+        sliding_window=fields.take("attention.sliding_window", int, 0, minimum=1) or None,
+        tie_word_embeddings="output.weight" not in source.tensors,
+        attention_bias="blk.0.attn_q.bias" in source.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in source.tensors,
+    )
+    fields.done()
+    return config
+
+
+def _rope_from_gguf(fields: Fields, source: TensorSource, head_dim: int) -> RopeParameters:
+    theta = fields.take("rope.freq_base", float, 10000.0, minimum=1.0)
+    kind = fields.take_one_of("rope.scaling.type", ["none", "linear"], "none")
+    factor = fields.take("rope.scaling.factor", float, 1.0, minimum=1.0)
+    fields.ignore("rope.scaling.original_context_length", "rope.scaling.finetuned")
+    if "rope_freqs.weight" in source.tensors:  # Llama 3.1: the scaling is stored as computed divisors
+        divisors = source.read("rope_freqs.weight", (head_dim // 2,)).tolist()
+        return RopeParameters(theta=theta, freq_divisors=tuple(divisors))
+    return RopeParameters(theta=theta, kind="linear" if kind == "linear" else "default", factor=factor)
+
+
+def _names(layer_prefix: str, outer: dict[str, str], inner: dict[str, str]) -> dict[str, str]:
+    """Our parameter name -> theirs; every layer part exists as weight and as bias."""
+    names = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in outer.items()}
+    for ours, theirs in inner.items():
+        for kind in ("weight", "bias"):
+            names[f"model.layers.{{n}}.{ours}.{kind}"] = f"{layer_prefix}.{{n}}.{theirs}.{kind}"
+    return names
+
+
+_META_NAMES = _names(
+    "layers",
+    {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"},
+    {
+        "input_layernorm": "attention_norm",
+        "self_attn.q_proj": "attention.wq",
+        "self_attn.k_proj": "attention.wk",
+        "self_attn.v_proj": "attention.wv",
+        "self_attn.o_proj": "attention.wo",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.down_proj": "feed_forward.w2",
+        "mlp.up_proj": "feed_forward.w3",
+    },
+)
+GGUF_NAMES = _names(
+    "blk",
+    {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"},
+    {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.down_proj": "ffn_down",
+        "mlp.up_proj": "ffn_up",
+    },
+)
+
+
+def _num_heads(config: Any) -> int:
+    return config.num_attention_heads
+
+
+def _num_kv_heads(config: Any) -> int:
+    return config.num_key_value_heads
+
+
+PAIRS = {
+    f"model.layers.{{n}}.self_attn.{part}_proj.{kind}": num_heads
+    for part, num_heads in (("q", _num_heads), ("k", _num_kv_heads))
+    for kind in ("weight", "bias")
+}
+
+DIALECTS = {
+    "hf": Dialect(
+        config=config_from_hf,
+        names={},
+        pairs={},
+        ignored=("model.layers.{n}.self_attn.rotary_emb.inv_freq",),
+    ),
+    "meta": Dialect(config=config_from_meta, names=_META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)),
+    "mistral": Dialect(config=config_from_mistral, names=_META_NAMES, pairs=PAIRS),
+    "gguf": Dialect(
+        config=config_from_gguf, names=GGUF_NAMES, pairs=PAIRS, ignored=("rope_freqs.weight",)
+    ),
+}

@@ -1,0 +1,62 @@
+"""Which family a checkpoint belongs to, found from what its publisher wrote. Families load lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from bobot.errors import ConfigError
+from bobot.models.config import Dialect, TensorSource
+
+HF_ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama"}
+GGUF_ARCHITECTURES = {"llama": "llama"}
+NATIVE = {"meta": "llama", "mistral": "llama"}
+"""Forms whose settings file does not name an architecture."""
+
+_FAMILIES = {"llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model definition with the forms it is published in."""
+
+    name: str
+    model: Callable[[Any], Any]
+    dialects: Mapping[str, Dialect]
+
+
+def family_of(checkpoint: TensorSource, dialect: str) -> Family:
+    """The family that the checkpoint's own settings name. Raises ConfigError for one we don't have."""
+    if dialect == "hf":
+        found = _hf_architecture(checkpoint.config)
+        known = HF_ARCHITECTURES
+    elif dialect == "gguf":
+        found = checkpoint.config.get("general.architecture")
+        known = GGUF_ARCHITECTURES
+        if "llama.expert_count" in checkpoint.config and found == "llama":
+            found = "llama with experts (Mixtral)"
+    else:
+        found, known = dialect, NATIVE
+        if "moe" in checkpoint.config:
+            found = f"{dialect} with experts (Mixtral)"
+    if found not in known:
+        raise ConfigError(
+            "The architecture is {found!r}; this version of bobot runs {allowed}.",
+            hint="Choose another model, or a newer bobot.",
+            found=found,
+            allowed=", ".join(sorted(known)),
+        )
+    name = known[found]
+    module, model, dialects = _FAMILIES[name]
+    return Family(name, getattr(import_module(module), model), import_module(dialects).DIALECTS)
+
+
+def _hf_architecture(config: Mapping[str, Any]) -> Any:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or len(architectures) != 1:
+        raise ConfigError(
+            "config.json: architectures is {found!r}; it must be a list of one name.", found=architectures
+        )
+    return architectures[0]
