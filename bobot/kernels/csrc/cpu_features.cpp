@@ -1,0 +1,30 @@
+#include "cpu_features.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace bobot {
+
+#if defined(__x86_64__)
+
+// The compiler's own check also asks the operating system (XGETBV), but knows "f16c" only from GCC 11 on.
+static bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+CpuFeatures cpu_features() {
+    __builtin_cpu_init();
+    const bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    return {avx2, avx2 && __builtin_cpu_supports("avx512f")};
+}
+
+#else
+
+CpuFeatures cpu_features() { return {false, false}; }
+
+#endif
+
+}  // namespace bobot

@@ -1,0 +1,14 @@
+// Which instruction sets the kernels may use on this machine: the processor has them and the operating
+// system saves their registers. Found by feature flags, never by model number (virtual machines mask it).
+#pragma once
+
+namespace bobot {
+
+struct CpuFeatures {
+    bool avx2;    // AVX2, FMA and F16C together
+    bool avx512;  // AVX-512F, with all of the above
+};
+
+CpuFeatures cpu_features();
+
+}  // namespace bobot
