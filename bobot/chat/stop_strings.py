@@ -27,10 +27,10 @@ class StopStrings:
         if not self.strings or self.is_hit:
             return "" if self.is_hit else text
         self._held += text
-        hits = [at for string in self.strings if (at := self._held.find(string)) >= 0]
-        if hits:
+        hits = [(at + len(s), at) for s in self.strings if (at := self._held.find(s)) >= 0]
+        if hits:  # the one complete first, wherever the text was cut into pieces
             self.is_hit = True
-            return self._release(min(hits))
+            return self._release(min(hits)[1])
         return self._release(len(self._held) - self._num_undecided())
 
     def finish(self) -> str:

@@ -11,9 +11,11 @@ from bobot.errors import RequestError
 
 
 def cut(text: str, strings: list[str]) -> str:
-    """The definition: everything before the first stop string."""
-    ends = [text.find(s) for s in strings if s in text]
-    return text[: min(ends)] if ends else text
+    """The definition, letter by letter: what stands before the stop string that is complete first."""
+    for end in range(len(text) + 1):
+        if complete := [s for s in strings if text[:end].endswith(s)]:
+            return text[: end - max(map(len, complete))]
+    return text
 
 
 def test_any_cutting_into_pieces_gives_the_same_text() -> None:
