@@ -12,8 +12,8 @@
       StorageError              the disk is full or a path can't be written
       TrainingError             a recipe, a data set or a training run can't go on
 
-The first argument is a template with {named} values, a plain literal in the source: it is also the key
-under which `bobot/locale/id.toml` holds the Indonesian sentence (see messages.py).
+The first argument is a template with {named} values, a plain literal in the source: it is also the
+key under which `bobot/locale/id.toml` holds the Indonesian sentence (see messages.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from collections.abc import Callable
 
 
 class BobotError(Exception):
-    """One line for the user: what was asked, the value found, the value allowed; `hint` is the next step."""
+    """One line for the user: what was asked, the value found, the value allowed; `hint` is the next
+    step.
+    """
 
     exit_code = 1
 
@@ -33,8 +35,12 @@ class BobotError(Exception):
         super().__init__(self.render(lambda text: text))
 
     def render(self, translate: Callable[[str], str]) -> str:
-        """The message with `translate` applied to the template and the hint before the values go in."""
-        parts = [translate(part).format(**self.values) for part in (self.template, self.hint) if part]
+        """The message with `translate` applied to the template and the hint before the values go
+        in.
+        """
+        parts = [
+            translate(part).format(**self.values) for part in (self.template, self.hint) if part
+        ]
         return " ".join(" ".join(parts).split("\n"))
 
 

@@ -1,4 +1,5 @@
-"""The interface's language: English in the source, Indonesian in `locale/id.toml`, keyed by the English text.
+"""The interface's language: English in the source, Indonesian in `locale/id.toml`, keyed by the
+English text.
 
 Not for what a model says, and not for logs.
 """
@@ -24,7 +25,9 @@ class Catalogue:
         return text.format(**values) if values else text
 
     def translate(self, template: str) -> str:
-        return template if self.language == "en" else _entries(self.language).get(template, template)
+        return (
+            template if self.language == "en" else _entries(self.language).get(template, template)
+        )
 
 
 @cache
@@ -34,7 +37,7 @@ def _entries(language: str) -> dict[str, str]:
 
 
 def language_of(environment: Mapping[str, str]) -> str:
-    """The first of LC_ALL, LC_MESSAGES, LANG that is set decides: "id" for Indonesian, else "en"."""
+    """ "id" if the first of LC_ALL, LC_MESSAGES, LANG that is set is Indonesian, else "en"."""
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         if value := environment.get(name):
             return "id" if value.split("_")[0].split(".")[0].lower() in ("id", "ind") else "en"

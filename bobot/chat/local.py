@@ -1,8 +1,9 @@
-"""A model on this machine: weights, tokenizer and engine behind four verbs: logits, generate, chat, close.
+"""A model on this machine: weights, tokenizer and engine behind four verbs: logits, generate, chat,
+close.
 
-    model = bobot.load("path-or-name")
-    for piece in model.generate("Once upon a time", max_tokens=64, temperature=0.8, seed=1):
-        print(piece, end="")
+model = bobot.load("path-or-name")
+for piece in model.generate("Once upon a time", max_tokens=64, temperature=0.8, seed=1):
+    print(piece, end="")
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Message = Mapping[str, Any]
 class Piece(str):
     """A bit of an answer: a string that also knows its tokens.
 
-    One piece per token; its text is empty while a character is incomplete or a stop string may have begun.
+    One piece per token; its text is empty while a character is incomplete or a stop string may have
+    begun.
     """
 
     ids: list[int]
@@ -81,11 +83,13 @@ def load(
 ) -> LocalModel:
     """The model of a folder, a file or a name (None: the embedded one), ready to answer.
 
-    dtype None keeps the checkpoint's own. Raises a BobotError that names what is wrong with the files.
+    dtype None keeps the checkpoint's own. Raises a BobotError that names what is wrong with the
+    files.
     """
     if quantize is not None:
         raise UsageError(
-            "quantize is {found!r}; this version loads weights as they are published (None).", found=quantize
+            "quantize is {found!r}; this version loads weights as they are published (None).",
+            found=quantize,
         )
     if device != "cpu" and not _device_exists(device):
         raise UsageError(
@@ -156,13 +160,17 @@ class LocalModel:
         return {key: given[key] for key in known if given.get(key) is not None}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text to continue, with the model's beginning token in front where it has one."""
+        """Ids of plain text to continue, with the model's beginning token in front where it has
+        one.
+        """
         tokenizer = self._need_tokenizer()
         bos = [] if tokenizer.bos_id is None or not tokenizer.adds_bos else [tokenizer.bos_id]
         return bos + tokenizer.encode(text)
 
     def logits(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Scores of the next token after each position, no sampling, no cache: float32 (len(ids), vocab_size)."""
+        """Scores of the next token after each position, no sampling, no cache: float32 (len(ids),
+        vocab_size).
+        """
         ids_T = torch.as_tensor(self._checked(ids), dtype=torch.long, device=self.device)
         positions_T = torch.arange(len(ids_T), device=self.device)
         with torch.no_grad():
@@ -194,10 +202,12 @@ class LocalModel:
     def chat(
         self, messages: Sequence[Message], stream: bool = False, **sampling: Any
     ) -> str | Iterator[Piece]:
-        """The answer to a conversation (`role` and `content` of each message): text, or pieces if `stream`.
+        """The answer to a conversation (`role` and `content` of each message): text, or pieces if
+        `stream`.
 
-        Starts from the publisher's recommended sampling. Raises TemplateError where the model has no template
-        or its template refuses the conversation, RequestError where it does not fit the context.
+        Starts from the publisher's recommended sampling. Raises TemplateError where the model has
+        no template or its template refuses the conversation, RequestError where it does not fit the
+        context.
         """
         tokenizer = self._need_tokenizer()
         if tokenizer.chat_template is None:
@@ -245,7 +255,9 @@ class LocalModel:
             )
 
     def _next_output(self, request_id: int) -> TokenOutput:
-        """Steps the engine until this request has a token; the others' tokens wait for their own readers."""
+        """Steps the engine until this request has a token; the others' tokens wait for their own
+        readers.
+        """
         mine = self._outputs[request_id]
         while not mine:
             for output in self.engine.step():
@@ -257,7 +269,7 @@ class LocalModel:
         return output
 
     def _checked(self, ids: Sequence[int] | Tensor) -> list[int]:
-        """The ids as a list. Raises RequestError for none, too many, or one outside the vocabulary."""
+        """The ids as a list. RequestError for none, too many, or one outside the vocabulary."""
         values = [int(i) for i in ids]
         if not values:
             raise RequestError("The prompt is empty; it needs at least one token.")

@@ -10,9 +10,9 @@ from bobot.errors import RequestError
 class StopStrings:
     """Passes text on, holding back what may turn out to be the beginning of a stop string.
 
-        stop = StopStrings(["END"])
-        stop.push("a E")   # "a ", since "E" may begin "END"
-        stop.push("ND b")  # "" and stop.is_hit: the stop string and what follows are dropped
+    stop = StopStrings(["END"])
+    stop.push("a E")   # "a ", since "E" may begin "END"
+    stop.push("ND b")  # "" and stop.is_hit: the stop string and what follows are dropped
     """
 
     def __init__(self, strings: Sequence[str]) -> None:

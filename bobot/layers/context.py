@@ -1,12 +1,14 @@
 """What a layer's attention looks like, and the context that computes it for packed sequences.
 
 A model calls `attn.attend(layer, spec, q, k, v)` and knows nothing else of sequences or caches.
-`PackedAttention` here serves training, scoring and tests; `engine.batch.PagedAttention` serves requests.
+`PackedAttention` here serves training, scoring and tests; `engine.batch.PagedAttention` serves
+requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -41,7 +43,7 @@ class PackedAttention:
     """
 
     def __init__(self, starts: Sequence[int] = (0,)) -> None:
-        if not starts or starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise ValueError(f"starts must begin with 0 and rise, got {list(starts)[:8]}")
         self.starts = tuple(starts)
 
@@ -58,6 +60,6 @@ class PackedAttention:
         bounds = (*self.starts, q_TNH.shape[0])
         outputs = [
             attention(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], spec, first_query=0, sinks_N=sinks_N)
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in pairwise(bounds)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

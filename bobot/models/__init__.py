@@ -1,1 +1,3 @@
-"""One file per model family, each reading like its paper; `registry.py` finds the family of a checkpoint."""
+"""One file per model family, each reading like its paper; `registry.py` finds the family of a
+checkpoint.
+"""

@@ -1,6 +1,7 @@
 """Reading a model's published configuration strictly, whichever dialect it is written in.
 
-A key nobody knows, a value of the wrong type and a missing key each stop the load with the key's name.
+A key nobody knows, a value of the wrong type and a missing key each stop the load with the key's
+name.
 """
 
 from __future__ import annotations
@@ -19,12 +20,40 @@ T = TypeVar("T", int, float, bool, str)
 _REQUIRED: Any = object()
 
 HF_BOOKKEEPING = (
-    "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache "
-    "initializer_range attention_dropout pretraining_tp bos_token_id eos_token_id pad_token_id unk_token_id "
-    "output_attentions output_hidden_states return_dict _attn_implementation_autoset tokenizer_class "
-    "max_length do_sample temperature top_p top_k chunk_size_feed_forward is_encoder_decoder "
-    "is_decoder add_cross_attention id2label label2id problem_type use_return_dict task_specific_params"
-).split()
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+    "use_cache",
+    "initializer_range",
+    "attention_dropout",
+    "pretraining_tp",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "_attn_implementation_autoset",
+    "tokenizer_class",
+    "max_length",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+    "is_decoder",
+    "add_cross_attention",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "use_return_dict",
+    "task_specific_params",
+)
 """Keys that many Hugging Face configs carry and that do not change the forward pass."""
 
 
@@ -43,9 +72,9 @@ class TensorSource(Protocol):
 class Dialect:
     """How one published form names the tensors and the settings of a family.
 
-    `names` maps our parameter name to theirs, `{n}` standing for the layer number; the identity where
-    a name is absent. `pairs` lists our parameters whose rows rotate adjacent pairs in that form.
-    `ignored` are tensors (templates too) that the form carries and the model does not need.
+    `names` maps our parameter name to theirs, `{n}` standing for the layer number; the identity
+    where a name is absent. `pairs` lists our parameters whose rows rotate adjacent pairs in that
+    form. `ignored` are tensors (templates too) that the form carries and the model does not need.
     """
 
     config: Callable[[TensorSource], Any]
@@ -62,7 +91,12 @@ class Fields:
         self.source = source
 
     def take(
-        self, key: str, kind: type[T], default: T | None = _REQUIRED, *, minimum: float | None = None
+        self,
+        key: str,
+        kind: type[T],
+        default: T | None = _REQUIRED,
+        *,
+        minimum: float | None = None,
     ) -> T:
         """The value of `key` as `kind`; `default` when absent or null. ConfigError otherwise."""
         value = self.left.pop(key, None)
@@ -119,7 +153,8 @@ class Fields:
 
 
 def rope_from_hf(fields: Fields) -> RopeParameters:
-    """Rotary settings in either form: flat `rope_theta` + `rope_scaling`, or nested `rope_parameters`.
+    """Rotary settings in either form: flat `rope_theta` + `rope_scaling`, or nested
+    `rope_parameters`.
 
     Both present and different is refused, since one of them must be wrong.
     """
@@ -128,7 +163,9 @@ def rope_from_hf(fields: Fields) -> RopeParameters:
     nested = fields.left.pop("rope_parameters", None)
     flat = None
     if theta is not None or scaling is not None:
-        flat = _rope({"rope_theta": theta, **(_mapping(fields, "rope_scaling", scaling))}, fields.source)
+        flat = _rope(
+            {"rope_theta": theta, **(_mapping(fields, "rope_scaling", scaling))}, fields.source
+        )
     if nested is None:
         return flat if flat is not None else RopeParameters()
     rope = _rope(_mapping(fields, "rope_parameters", nested), fields.source)
@@ -138,7 +175,8 @@ def rope_from_hf(fields: Fields) -> RopeParameters:
         flat = RopeParameters(**{**vars(rope), "theta": flat.theta})
     if flat is not None and flat != rope:
         raise ConfigError(
-            "{source}: rope_theta and rope_scaling say {flat}, rope_parameters says {nested}; they must agree.",
+            "{source}: rope_theta and rope_scaling say {flat}, rope_parameters says {nested}; "
+            "they must agree.",
             hint="Keep the one that the model was trained with.",
             source=fields.source,
             flat=flat,
@@ -164,7 +202,10 @@ def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
         raise fields.wrong("rope_type", kind, ", ".join(kinds))
     if old_name is not None and old_name != kind:
         raise fields.wrong("type", old_name, f"the same as rope_type ({kind})")
-    values: dict[str, Any] = {"kind": kind, "theta": fields.take("rope_theta", float, 10000.0, minimum=1.0)}
+    values: dict[str, Any] = {
+        "kind": kind,
+        "theta": fields.take("rope_theta", float, 10000.0, minimum=1.0),
+    }
     if kind != "default":
         values["factor"] = fields.take("factor", float, minimum=1.0)
     if kind == "llama3":
@@ -175,7 +216,9 @@ def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
         )
         if values["high_freq_factor"] <= values["low_freq_factor"]:
             raise fields.wrong(
-                "high_freq_factor", values["high_freq_factor"], f"> low_freq_factor ({values['low_freq_factor']})"
+                "high_freq_factor",
+                values["high_freq_factor"],
+                f"> low_freq_factor ({values['low_freq_factor']})",
             )
     fields.done()
     return RopeParameters(**values)

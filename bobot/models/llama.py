@@ -4,7 +4,8 @@ Pre-norm residual layers of grouped-query attention with rotary positions and a 
 Sources: arXiv:2307.09288, arXiv:2407.21783, arXiv:2310.06825; meta-llama/llama-models
 `models/llama3/model.py`. Published forms and their names: `llama_dialects.py`.
 
-Axes: T packed tokens, R chosen rows, D hidden, N query heads, K key/value heads, H head_dim, V vocabulary.
+Axes: T packed tokens, R chosen rows, D hidden, N query heads, K key/value heads, H head_dim, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rota
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """The family's settings, under their Hugging Face names. Raises ConfigError if they can't fit together."""
+    """The family's settings, under their Hugging Face names. Raises ConfigError if they can't fit
+    together.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -42,13 +45,15 @@ class LlamaConfig:
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
-                "num_attention_heads is {heads}, not a multiple of num_key_value_heads ({kv_heads}).",
+                "num_attention_heads is {heads}; it must be a multiple of num_key_value_heads "
+                "({kv_heads}).",
                 heads=self.num_attention_heads,
                 kv_heads=self.num_key_value_heads,
             )
         if self.head_dim % 2:
             raise ConfigError(
-                "head_dim is {head_dim}; rotary positions need an even number.", head_dim=self.head_dim
+                "head_dim is {head_dim}; rotary positions need an even number.",
+                head_dim=self.head_dim,
             )
 
 
@@ -73,7 +78,9 @@ class LlamaAttention(nn.Module):
             sliding_window=config.sliding_window,
         )
 
-    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext
+    ) -> Tensor:
         q_TNH = apply_rope(self.q_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
         k_TKH = apply_rope(self.k_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
         v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self.head_dim))
@@ -102,7 +109,9 @@ class LlamaLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 
-    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext
+    ) -> Tensor:
         x_TD = x_TD + self.self_attn(self.input_layernorm(x_TD), cos, sin, layer, attn)
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
 

@@ -35,7 +35,9 @@ def config_from_hf(source: TensorSource) -> LlamaConfig:
         rms_norm_eps=fields.take("rms_norm_eps", float, minimum=0.0),
         rope=rope_from_hf(fields),
         tie_word_embeddings=fields.take("tie_word_embeddings", bool, False),
-        sliding_window=(fields.take("sliding_window", int, 0, minimum=1) or None) if is_mistral else None,
+        sliding_window=(fields.take("sliding_window", int, 0, minimum=1) or None)
+        if is_mistral
+        else None,
         attention_bias=fields.take("attention_bias", bool, False),
         mlp_bias=fields.take("mlp_bias", bool, False),
     )
@@ -44,7 +46,9 @@ def config_from_hf(source: TensorSource) -> LlamaConfig:
 
 
 def config_from_meta(source: TensorSource) -> LlamaConfig:
-    """`params.json`; what it leaves out (context, tied output, vocabulary of Llama 2) comes from the tensors."""
+    """`params.json`; what it leaves out (context, tied output, vocabulary of Llama 2) comes from
+    the tensors.
+    """
     fields = Fields(source.config, "params.json")
     dim = fields.take("dim", int, minimum=1)
     num_heads = fields.take("n_heads", int, minimum=1)
@@ -101,14 +105,18 @@ def config_from_mistral(source: TensorSource) -> LlamaConfig:
         rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
         rope=RopeParameters(theta=fields.take("rope_theta", float, 10000.0, minimum=1.0)),
         sliding_window=fields.take("sliding_window", int, 0, minimum=1) or None,
-        tie_word_embeddings=fields.take("tied_embeddings", bool, "output.weight" not in source.tensors),
+        tie_word_embeddings=fields.take(
+            "tied_embeddings", bool, "output.weight" not in source.tensors
+        ),
     )
     fields.done()
     return config
 
 
 def config_from_gguf(source: TensorSource) -> LlamaConfig:
-    """The `llama.*` keys of a GGUF header; other prefixes (general, tokenizer, split) are not settings."""
+    """The `llama.*` keys of a GGUF header; other prefixes (general, tokenizer, split) are not
+    settings.
+    """
     settings = {k[6:]: v for k, v in source.config.items() if k.startswith("llama.")}
     fields = Fields(settings, "GGUF header (llama.*)")
     hidden_size = fields.take("embedding_length", int, minimum=1)
@@ -144,10 +152,14 @@ def _rope_from_gguf(fields: Fields, source: TensorSource, head_dim: int) -> Rope
     kind = fields.take_one_of("rope.scaling.type", ["none", "linear"], "none")
     factor = fields.take("rope.scaling.factor", float, 1.0, minimum=1.0)
     fields.ignore("rope.scaling.original_context_length", "rope.scaling.finetuned")
-    if "rope_freqs.weight" in source.tensors:  # Llama 3.1: the scaling is stored as computed divisors
+    if (
+        "rope_freqs.weight" in source.tensors
+    ):  # Llama 3.1: the scaling is stored as computed divisors
         divisors = source.read("rope_freqs.weight", (head_dim // 2,)).tolist()
         return RopeParameters(theta=theta, freq_divisors=tuple(divisors))
-    return RopeParameters(theta=theta, kind="linear" if kind == "linear" else "default", factor=factor)
+    return RopeParameters(
+        theta=theta, kind="linear" if kind == "linear" else "default", factor=factor
+    )
 
 
 def _names(layer_prefix: str, outer: dict[str, str], inner: dict[str, str]) -> dict[str, str]:
@@ -212,7 +224,9 @@ DIALECTS = {
         pairs={},
         ignored=("model.layers.{n}.self_attn.rotary_emb.inv_freq",),
     ),
-    "meta": Dialect(config=config_from_meta, names=_META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)),
+    "meta": Dialect(
+        config=config_from_meta, names=_META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)
+    ),
     "mistral": Dialect(config=config_from_mistral, names=_META_NAMES, pairs=PAIRS),
     "gguf": Dialect(
         config=config_from_gguf, names=GGUF_NAMES, pairs=PAIRS, ignored=("rope_freqs.weight",)

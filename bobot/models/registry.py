@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to, found from what its publisher wrote. Families load lazily."""
+"""Which family a checkpoint belongs to, by what its publisher wrote. Families load lazily."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Family:
 
 
 def family_of(checkpoint: TensorSource, dialect: str) -> Family:
-    """The family that the checkpoint's own settings name. Raises ConfigError for one we don't have."""
+    """The family that the checkpoint's settings name. Raises ConfigError for an unknown one."""
     if dialect == "hf":
         found = _hf_architecture(checkpoint.config)
         known = HF_ARCHITECTURES
@@ -57,6 +57,7 @@ def _hf_architecture(config: Mapping[str, Any]) -> Any:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ConfigError(
-            "config.json: architectures is {found!r}; it must be a list of one name.", found=architectures
+            "config.json: architectures is {found!r}; it must be a list of one name.",
+            found=architectures,
         )
     return architectures[0]

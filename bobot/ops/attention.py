@@ -1,6 +1,8 @@
-"""Causal attention of one sequence: the plain definition, and torch's fused kernel where it says the same.
+"""Causal attention of one sequence: the plain definition, and torch's fused kernel where it says
+the same.
 
-T queries, S keys; query t stands at position `first_query + t` of the sequence, key s at position s.
+T queries, S keys; query t stands at position `first_query + t` of the sequence, key s at position
+s.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class AttentionSpec:
     v_head_dim: int
     scale: float
     v_is_k_prefix: bool = False
-    """Values are the first v_head_dim elements of the keys and are stored once (latent attention)."""
+    """Values are the first v_head_dim elements of the keys and are stored once (latent attention).
+    """
     sliding_window: int | None = None
     """Query at p sees keys in (p - sliding_window, p]; None means all keys up to p."""
     logit_softcap: float | None = None
@@ -40,11 +43,13 @@ def attention(
 ) -> Tensor:
     """Causal attention of T consecutive queries over S keys: (T, N, v_head_dim), in q's dtype.
 
-    `first_query + T` must not exceed S: keys past a query are never seen. Keys that no query can see
-    because of the sliding window may be anything.
+    `first_query + T` must not exceed S: keys past a query are never seen. Keys that no query can
+    see because of the sliding window may be anything.
     """
     if sinks_N is not None or spec.logit_softcap is not None:
-        return attention_reference(q_TNH, k_SKH, v_SKH, spec, first_query=first_query, sinks_N=sinks_N)
+        return attention_reference(
+            q_TNH, k_SKH, v_SKH, spec, first_query=first_query, sinks_N=sinks_N
+        )
     num_queries = q_TNH.shape[0]
     last = first_query + num_queries
     if spec.sliding_window is not None:
@@ -89,7 +94,9 @@ def attention_reference(
     first_query: int,
     sinks_N: Tensor | None = None,
 ) -> Tensor:
-    """The definition, step by step, softmax in float32. A sink is one more logit whose weight is dropped."""
+    """The definition, step by step, softmax in float32. A sink is one more logit whose weight is
+    dropped.
+    """
     group = spec.num_heads // spec.num_kv_heads
     last = first_query + q_TNH.shape[0]
     k_SNH = k_SKH[:last].repeat_interleave(group, dim=1)

@@ -24,11 +24,13 @@ class RopeParameters:
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
     freq_divisors: tuple[float, ...] = ()
-    """One divisor per frequency, as GGUF files store a computed scaling (tensor `rope_freqs.weight`)."""
+    """One divisor per frequency, as GGUF files store a computed scaling (tensor
+    `rope_freqs.weight`).
+    """
 
 
 def inverse_frequencies(rope: RopeParameters, head_dim: int) -> Tensor:
-    """Angle per position of each pair: float32 (head_dim / 2), theta^(-2i/head_dim) before scaling."""
+    """Angle per position of each pair, float32 (head_dim / 2): theta^(-2i/head_dim), scaled."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float() / head_dim
     frequencies = 1.0 / rope.theta**exponents
     if rope.freq_divisors:

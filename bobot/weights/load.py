@@ -96,7 +96,9 @@ def source_name(name: str, dialect: Dialect) -> str:
 
 
 def _template(name: str) -> tuple[str, str]:
-    """The name with its layer number cut out, and the number: model.layers.3.x -> model.layers.{n}.x, 3."""
+    """The name with its layer number cut out, and the number: model.layers.3.x ->
+    model.layers.{n}.x, 3.
+    """
     match = re.search(r"(?<=\.)\d+(?=\.)", f".{name}")
     if match is None:
         return name, ""
@@ -107,11 +109,13 @@ def _template(name: str) -> tuple[str, str]:
 def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuses missing and unexpected tensors; returns the names that are known and not needed."""
     needed = {source_name(name, dialect) for name, _ in model.named_parameters()}
-    tied = {source_name(n, dialect) for n, _ in model.named_parameters(remove_duplicate=False)} - needed
+    tied = {
+        source_name(n, dialect) for n, _ in model.named_parameters(remove_duplicate=False)
+    } - needed
     if missing := sorted(needed - checkpoint.tensors.keys()):
         raise CheckpointError(
             "{path}: {count} tensor(s) missing, the first is {name}.",
-            hint="A shard is absent or damaged, or the settings belong to another model: download it again.",
+            hint="A shard is absent, or the settings belong to another model: download it again.",
             path=checkpoint.path.name,
             count=len(missing),
             name=missing[0],
@@ -121,7 +125,8 @@ def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> 
     }
     if unexpected := sorted(checkpoint.tensors.keys() - needed - ignored):
         raise CheckpointError(
-            "{path}: {count} unexpected tensor(s), the first is {name}; the settings describe a model without it.",
+            "{path}: {count} unexpected tensor(s), the first is {name}; the settings describe a "
+            "model without it.",
             hint="Settings and weights belong to different models: download them together.",
             path=checkpoint.path.name,
             count=len(unexpected),
@@ -131,7 +136,11 @@ def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> 
 
 
 def _read_all(
-    model: nn.Module, dialect: Dialect, checkpoint: Checkpoint, config: Any, progress: Progress | None
+    model: nn.Module,
+    dialect: Dialect,
+    checkpoint: Checkpoint,
+    config: Any,
+    progress: Progress | None,
 ) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters())

@@ -11,7 +11,7 @@ from bobot.errors import RequestError
 
 
 def cut(text: str, strings: list[str]) -> str:
-    """The definition, letter by letter: what stands before the stop string that is complete first."""
+    """The definition, letter by letter: what precedes the stop string that is complete first."""
     for end in range(len(text) + 1):
         if complete := [s for s in strings if text[:end].endswith(s)]:
             return text[: end - max(map(len, complete))]
@@ -22,7 +22,9 @@ def test_any_cutting_into_pieces_gives_the_same_text() -> None:
     rng = random.Random(0)
     for _ in range(2000):
         text = "".join(rng.choices("abc", k=rng.randrange(12)))
-        strings = ["".join(rng.choices("abc", k=rng.randrange(1, 4))) for _ in range(rng.randrange(3))]
+        strings = [
+            "".join(rng.choices("abc", k=rng.randrange(1, 4))) for _ in range(rng.randrange(3))
+        ]
         stop = StopStrings(strings)
         shown = ""
         at = 0

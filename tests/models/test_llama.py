@@ -13,14 +13,14 @@ from bobot.layers.context import PackedAttention
 from bobot.models.llama import Llama
 from bobot.models.llama_dialects import config_from_hf
 
-SMALL = dict(
-    vocab_size=97,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=512,
-)
+SMALL: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -34,7 +34,10 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "one head each": (LlamaForCausalLM, {"num_key_value_heads": 4, "rms_norm_eps": 1e-6}),
     "tied": (LlamaForCausalLM, {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     "biases": (LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
-    "llama 3.1 rope": (LlamaForCausalLM, {"num_key_value_heads": 2, "rope_parameters": LLAMA3_ROPE}),
+    "llama 3.1 rope": (
+        LlamaForCausalLM,
+        {"num_key_value_heads": 2, "rope_parameters": LLAMA3_ROPE},
+    ),
     "linear rope": (
         LlamaForCausalLM,
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},

@@ -16,7 +16,9 @@ from bobot.ops.rope import RopeParameters
 
 
 class Source:
-    def __init__(self, config: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None = None
+    ) -> None:
         self.config = config
         self.tensors = {
             name: type("Info", (), {"shape": shape})() for name, shape in (shapes or {}).items()
@@ -69,7 +71,10 @@ def hf(**changes: Any) -> LlamaConfig:
         ({"rope_scaling": {**LLAMA3, "extra": 1}}, ["extra"]),
         ({"rope_scaling": {**LLAMA3, "low_freq_factor": 5.0}}, ["high_freq_factor", "5.0"]),
         ({"rope_scaling": [8]}, ["rope_scaling", "[8]"]),
-        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, ["agree", "10000.0", "500000.0"]),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+            ["agree", "10000.0", "500000.0"],
+        ),
         ({"quantization_config": {"quant_method": "x"}}, ["quantization_config"]),
     ],
 )
