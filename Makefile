@@ -33,11 +33,11 @@ clean:
 	@test -n "$(PYTHON)" || { echo "bobot needs Python 3.11 or newer; none was found." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing bobot into .venv (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
 	@echo "Installing the tools for tests ..."
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(BIN)/python -m pip install --group dev
 	@touch $@
