@@ -1,7 +1,8 @@
 """bobot: download, run, chat with, serve, modify, audit and release open-weight language models.
 
-    import bobot model = bobot.load("bobot")                       # the embedded model; a folder, a
-    file or a name works too print(model.chat([{"role": "user", "content": "halo"}], max_tokens=64))
+    import bobot
+    model = bobot.load()  # the embedded model; a folder, a file or a name works too
+    print(model.chat([{"role": "user", "content": "halo"}], max_tokens=64))
 
 Importing this package is cheap: torch is imported when a model is loaded.
 """
