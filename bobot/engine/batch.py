@@ -1,0 +1,133 @@
+"""One step as tensors: what the model reads, and how its attention finds the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bobot.engine.kv_cache import KVCache
+from bobot.engine.request import Chunk, Sequence
+from bobot.layers.context import AttentionSpec
+from bobot.ops.attention import attention
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tokens of all chunks side by side; `sequences` are those whose next token row r of
+    `last_rows_R` decides."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    attn: PagedAttention
+    last_rows_R: Tensor
+    sequences: list[Sequence]
+
+
+def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
+    """Position p of a sequence lives in slot block_table[p // block_size] * block_size + p %
+    block_size.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    last_rows: list[int] = []
+    sequences: list[Sequence] = []
+    spans: list[Span] = []
+    size = cache.block_size
+    for chunk in chunks:
+        sequence = chunk.sequence
+        first, table = sequence.num_computed_tokens, sequence.block_table
+        end = first + chunk.num_tokens
+        rows = slice(len(ids), len(ids) + chunk.num_tokens)
+        ids += sequence.token_ids[first:end]
+        positions += range(first, end)
+        slots += [table[p // size] * size + p % size for p in range(first, end)]
+        spans.append(Span(rows, first, _slots(table, end, cache)))
+        if end == sequence.num_tokens:
+            last_rows.append(rows.stop - 1)
+            sequences.append(sequence)
+    ids_T, positions_T, slots_T, last_rows_R = (
+        torch.tensor(numbers, dtype=torch.int64, device=cache.device)
+        for numbers in (ids, positions, slots, last_rows)
+    )
+    attn = PagedAttention(cache, spans, slots_T)
+    return Batch(ids_T, positions_T, attn, last_rows_R, sequences)
+
+
+def _slots(table: list[int], num_tokens: int, cache: KVCache) -> slice | Tensor:
+    """The slots of positions 0..num_tokens-1; a slice, which reads without a copy, if they lie in
+    one run.
+    """
+    size = cache.block_size
+    if table == list(range(table[0], table[0] + len(table))):
+        return slice(table[0] * size, table[0] * size + num_tokens)
+    starts_B1 = torch.tensor(table, device=cache.device)[:, None] * size
+    return (starts_B1 + torch.arange(size, device=cache.device)).flatten()[:num_tokens]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One sequence in this step."""
+
+    rows: slice
+    """Its tokens in the packed axis."""
+    first_position: int
+    """Position of the first of them."""
+    slots: slice | Tensor
+    """Where all its keys lie, in order of position, those of this step included."""
+
+    def within(self, window: int) -> Span:
+        """The same span without the keys that no query of this step can see."""
+        hidden = self.first_position + 1 - window
+        if hidden <= 0:
+            return self
+        if isinstance(self.slots, slice):
+            slots = slice(self.slots.start + hidden, self.slots.stop)
+        else:
+            slots = self.slots[hidden:]
+        return Span(self.rows, self.first_position - hidden, slots)
+
+
+class PagedAttention:
+    """The serving form of `layers.context.AttentionContext`: keys and values go through the paged
+    cache.
+
+    This is the torch reference: one attention call per sequence. A sequence whose blocks lie in
+    one run is read in place; otherwise its keys and values are gathered, one copy per layer.
+    """
+
+    def __init__(self, cache: KVCache, spans: list[Span], slots_T: Tensor) -> None:
+        self.cache = cache
+        self.slots_T = slots_T
+        self._spans_of_window: dict[int | None, list[Span]] = {None: spans}
+
+    def attend(
+        self,
+        layer: int,
+        spec: AttentionSpec,
+        q_TNH: Tensor,
+        k_TKH: Tensor,
+        v_TKH: Tensor,
+        sinks_N: Tensor | None = None,
+    ) -> Tensor:
+        """Writes this step's keys and values, then attends over each whole sequence: (T, N,
+        v_head_dim).
+        """
+        self.cache.write(layer, spec, self.slots_T, k_TKH, v_TKH)
+        outputs = []
+        for span in self._spans(spec.sliding_window):
+            keys, values = self.cache.read(layer, span.slots)
+            q = q_TNH[span.rows]
+            first = span.first_position
+            outputs.append(attention(q, keys, values, spec, first_query=first, sinks_N=sinks_N))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _spans(self, window: int | None) -> list[Span]:
+        if window not in self._spans_of_window:
+            assert window is not None
+            whole = self._spans_of_window[None]
+            self._spans_of_window[window] = [span.within(window) for span in whole]
+        return self._spans_of_window[window]

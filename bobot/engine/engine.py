@@ -1,0 +1,187 @@
+"""The engine: requests of token ids in, one token per sequence and step out. No text, no threads,
+no HTTP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Iterable
+
+import torch
+
+from bobot import hardware
+from bobot.engine.block_pool import BlockPool
+from bobot.engine.config import EngineConfig, choose_max_model_len, choose_num_blocks
+from bobot.engine.kv_cache import bytes_per_token
+from bobot.engine.request import FinishReason, Request, Sequence, TokenOutput
+from bobot.engine.runner import CausalModel, Runner, first_weight, free_bytes
+from bobot.engine.sampler import Choice, choose
+from bobot.engine.sampling_params import SamplingParams
+from bobot.engine.scheduler import Scheduler
+from bobot.engine.stats import EngineStats
+from bobot.errors import RequestError
+
+
+class Engine:
+    """Runs many requests over one model. One thread calls it; nothing happens between calls.
+
+    engine = Engine(model, EngineConfig(max_num_seqs=4), eos_ids={2})
+    request_id = engine.add([1, 15043], SamplingParams(temperature=0.0, max_tokens=8))
+    while engine.has_unfinished():
+        for output in engine.step():
+            print(output.request_id, output.token_id, output.finish_reason)
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        config: EngineConfig | None = None,
+        eos_ids: Iterable[int] = frozenset(),
+    ) -> None:
+        config = config or EngineConfig()
+        self.config = config
+        self.eos_ids = frozenset(eos_ids)
+        self.vocab_size: int = model.config.vocab_size
+        self.max_model_len = choose_max_model_len(config, model.config.max_position_embeddings)
+        self.num_blocks = _num_blocks(model, config, self.max_model_len)
+        self._stats = EngineStats()
+        self.scheduler = Scheduler(config, BlockPool(self.num_blocks), self._stats)
+        self.runner = Runner(model, self.num_blocks, config.block_size)
+        self._requests: dict[int, Request] = {}
+        self._next_request_id = 0
+
+    def add(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> int:
+        """Queues a request and returns its id. RequestError if it can never run as asked."""
+        params = params or SamplingParams()
+        prompt = list(prompt_ids)
+        self._check_ids(prompt, params)
+        max_len = self._check_length(len(prompt), params.max_tokens)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        request = Request(self._next_request_id, prompt, params, seed, max_len)
+        self._next_request_id += 1
+        self._requests[request.request_id] = request
+        self.scheduler.add(request.sequences[0])
+        return request.request_id
+
+    @torch.inference_mode()
+    def step(self) -> list[TokenOutput]:
+        """Computes one batch; the tokens of the sequences that have caught up with their ids."""
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            return []
+        logits_RV, sequences = self.runner.run(chunks)
+        choices = choose(logits_RV, sequences)
+        self.scheduler.commit(chunks)
+        outputs = [self._accept(s, choice) for s, choice in zip(sequences, choices, strict=True)]
+        self._stats.num_steps += 1
+        self._stats.num_generated_tokens += len(outputs)
+        return outputs
+
+    def abort(self, request_id: int) -> None:
+        """Drops a request and frees its blocks at once; does nothing if it has ended already."""
+        request = self._requests.pop(request_id, None)
+        for sequence in request.sequences if request else ():
+            self.scheduler.remove(sequence)
+
+    def has_unfinished(self) -> bool:
+        return bool(self._requests)
+
+    def stats(self) -> EngineStats:
+        """Totals since the start and the state now, as a copy."""
+        scheduler = self.scheduler
+        return dataclasses.replace(
+            self._stats,
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_free_blocks=scheduler.pool.num_free,
+        )
+
+    def _accept(self, sequence: Sequence, choice: Choice) -> TokenOutput:
+        """Appends the token, ends the sequence if it is the last one, and says so."""
+        request = sequence.request
+        is_first = sequence.num_tokens == len(request.prompt_ids)
+        reason: FinishReason | None = "error"
+        if choice.token_id is not None:
+            sequence.token_ids.append(choice.token_id)
+            reason = self._finish_reason(sequence, choice.token_id)
+        sequence.finish_reason = reason
+        if reason is not None:
+            self.scheduler.remove(sequence)
+        if is_first and sequence.index == 0:
+            # The others start now: they find the prompt's full blocks in the prefix cache.
+            self.scheduler.add_first(request.sequences[1:])
+        if request.is_finished:
+            del self._requests[request.request_id]
+        return TokenOutput(
+            request_id=request.request_id,
+            index=sequence.index,
+            token_id=choice.token_id,
+            logprob=choice.logprob,
+            top_logprobs=choice.top_logprobs,
+            finish_reason=reason,
+            num_prompt_tokens=len(request.prompt_ids),
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+            error=choice.error,
+        )
+
+    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        params = sequence.request.params
+        if token_id in params.stop_token_ids:
+            return "stop"
+        if token_id in self.eos_ids and not params.ignore_eos:
+            return "stop"
+        return "length" if sequence.num_tokens >= sequence.request.max_len else None
+
+    def _check_ids(self, prompt: list[int], params: SamplingParams) -> None:
+        if not prompt:
+            raise RequestError(
+                "The prompt has no tokens; at least 1 is needed.",
+                hint="Start with the model's BOS token.",
+            )
+        for ids, place in ((prompt, "prompt"), (params.logit_bias, "logit_bias")):
+            low, high = min(ids, default=0), max(ids, default=0)
+            if low < 0 or high >= self.vocab_size:
+                raise RequestError(
+                    "{place} holds token id {found}; allowed: 0 to {highest}.",
+                    hint="Does the tokenizer belong to this model?",
+                    place=place,
+                    found=low if low < 0 else high,
+                    highest=self.vocab_size - 1,
+                )
+
+    def _check_length(self, num_prompt: int, max_tokens: int | None) -> int:
+        """Tokens at which a sequence ends. The last token is never computed and needs no slot."""
+        if num_prompt >= self.max_model_len:
+            raise RequestError(
+                "The prompt has {num_prompt} tokens; at most {max_prompt} leave room for an answer "
+                "in a context of {max_model_len}.",
+                hint="Shorten the prompt.",
+                num_prompt=num_prompt,
+                max_prompt=self.max_model_len - 1,
+                max_model_len=self.max_model_len,
+            )
+        capacity = self.num_blocks * self.config.block_size
+        if max_tokens is None:
+            max_len = min(self.max_model_len, max(capacity, num_prompt) + 1)
+        else:
+            max_len = min(self.max_model_len, num_prompt + max_tokens)
+        if max_len - 1 > capacity:
+            raise RequestError(
+                "{num_prompt} prompt tokens and {num_new} new ones need {needed} KV-cache blocks of "
+                "{block_size} tokens; the pool has {num_blocks}.",
+                hint="Ask for fewer tokens, or raise num_blocks.",
+                num_prompt=num_prompt,
+                num_new=max_len - num_prompt,
+                needed=-(-(max_len - 1) // self.config.block_size),
+                num_blocks=self.num_blocks,
+                block_size=self.config.block_size,
+            )
+        return max_len
+
+
+def _num_blocks(model: CausalModel, config: EngineConfig, max_model_len: int) -> int:
+    weight = first_weight(model)
+    available = free_bytes(weight.device, hardware.detect().ram_available_bytes)
+    token_bytes = bytes_per_token(model.kv_specs(), weight.dtype)
+    return choose_num_blocks(config, max_model_len, token_bytes, available)

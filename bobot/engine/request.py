@@ -1,0 +1,125 @@
+"""A request, its sequences, and what a step says about one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+from typing import Literal
+
+from bobot.engine.sampling_params import SamplingParams
+from bobot.errors import RequestError
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True)
+class TokenOutput:
+    """One token of one sequence; with `finish_reason`, the last one.
+
+    A stop token is reported too (finish_reason "stop"): the caller decides whether to show it.
+    """
+
+    request_id: int
+    index: int
+    """Which of the request's n sequences."""
+    token_id: int | None
+    """None only when finish_reason is "error"."""
+    logprob: float | None
+    top_logprobs: tuple[tuple[int, float], ...] | None
+    """The most likely ids with their log-probabilities, best first."""
+    finish_reason: FinishReason | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens whose keys and values came from the prefix cache."""
+    error: RequestError | None = None
+
+
+class Request:
+    """What a client asked: one prompt, n sequences of continuation."""
+
+    def __init__(
+        self,
+        request_id: int,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        seed: int,
+        max_len: int,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.seed = seed
+        self.max_len = max_len
+        """Tokens, prompt included, at which a sequence ends with "length"."""
+        self.sequences = [Sequence(self, index) for index in range(params.n)]
+
+    @property
+    def is_finished(self) -> bool:
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+
+class Sequence:
+    """One stream of ids. There is no prefill and no decode: `num_computed_tokens` catches up with
+    `num_tokens`, and whenever it does, the last logits give the next token.
+
+    Preemption sets `num_computed_tokens` back to 0 and a prefix-cache hit sets it forward; nothing
+    else changes.
+    """
+
+    def __init__(self, request: Request, index: int) -> None:
+        self.request = request
+        self.index = index
+        self.token_ids = list(request.prompt_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens: int | None = None
+        """Set when the sequence first gets its blocks; not changed by preemption."""
+        self.block_table: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self._block_hashes: list[bytes] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[len(self.request.prompt_ids) :]
+
+    def block_hashes(self, num_blocks: int, block_size: int) -> list[bytes]:
+        """Chained hashes of the first `num_blocks` full blocks.
+
+        hash[i] = blake2b(hash[i - 1] + ids of block i as int32): equal hashes mean equal tokens
+        from the start on. 256 bits, since a collision would show one client another's
+        conversation.
+        """
+        hashes = self._block_hashes
+        for i in range(len(hashes), num_blocks):
+            ids = array("i", self.token_ids[i * block_size : (i + 1) * block_size])
+            parent = hashes[-1] if hashes else b""
+            hashes.append(hashlib.blake2b(parent + ids.tobytes(), digest_size=32).digest())
+        return hashes[:num_blocks]
+
+    def next_token_key(self) -> int:
+        """64 random bits for the next token, from (seed, index, position) and nothing else.
+
+        They do not depend on the step, the batch or the machine: a sequence draws the same noise
+        alone, in a batch, and again after a preemption.
+        """
+        counter = f"{self.request.seed}/{self.index}/{self.num_tokens}".encode()
+        return int.from_bytes(
+            hashlib.blake2b(counter, digest_size=8).digest(), "little", signed=True
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next `num_tokens` uncomputed tokens of a sequence, to be computed in one step."""
+
+    sequence: Sequence
+    num_tokens: int

@@ -1,0 +1,57 @@
+"""The model and its KV cache: chunks in, last logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bobot.engine.batch import build_batch
+from bobot.engine.kv_cache import KVCache
+from bobot.engine.request import Chunk, Sequence
+from bobot.layers.context import AttentionContext, AttentionSpec
+
+
+class CausalModel(Protocol):
+    """What the engine needs of a model family (DESIGN section 5)."""
+
+    config: Any
+    """With vocab_size and max_position_embeddings."""
+
+    def __call__(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor: ...
+    def logits(self, hidden_RD: Tensor) -> Tensor: ...
+    def kv_specs(self) -> list[AttentionSpec]: ...
+    def parameters(self) -> Any: ...
+
+
+class Runner:
+    """Owns the cache; the only place that calls the model."""
+
+    def __init__(self, model: CausalModel, num_blocks: int, block_size: int) -> None:
+        weight = first_weight(model)
+        self.model = model
+        self.cache = KVCache(model.kv_specs(), num_blocks, block_size, weight.dtype, weight.device)
+
+    def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Sequence]]:
+        """Logits (R, V) of the sequences that have caught up with their tokens, and those
+        sequences.
+
+        If the model raises, nothing is committed: the same chunks can run again.
+        """
+        batch = build_batch(chunks, self.cache)
+        hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
+        if not batch.sequences:
+            return hidden_TD[:0], []
+        return self.model.logits(hidden_TD[batch.last_rows_R]), batch.sequences
+
+
+def first_weight(model: CausalModel) -> nn.Parameter:
+    """The first floating-point parameter: its dtype and device are those of the cache."""
+    return next(weight for weight in model.parameters() if weight.is_floating_point())
+
+
+def free_bytes(device: torch.device, ram_available_bytes: int) -> int:
+    """Memory that is free where the cache will live."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else ram_available_bytes

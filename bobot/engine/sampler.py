@@ -1,0 +1,96 @@
+"""From the last logits of each sequence to its next token. Stop rules and counters: engine.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bobot.engine.request import Sequence
+from bobot.engine.sampling_params import SamplingParams
+from bobot.errors import RequestError
+from bobot.ops.sampling import (
+    apply_temperature,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize,
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next token of one sequence, or the reason why there is none."""
+
+    token_id: int | None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] | None = None
+    error: RequestError | None = None
+
+
+def choose(logits_RV: Tensor, sequences: Rows[Sequence]) -> list[Choice]:
+    """Row r of the logits belongs to sequences[r].
+
+    Each row is sampled alone, with noise that depends on its own (seed, index, position): the same
+    logits give the same token in any batch. What can still differ between batches is the logits
+    themselves, by the rounding of the matrix products (about 1e-6 in float32, 1e-2 in bfloat16); a
+    token changes only where two candidates are closer than that.
+    """
+    if not sequences:
+        return []
+    finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
+    best = logits_RV.argmax(dim=-1).tolist()
+    choices = []
+    for row, sequence in enumerate(sequences):
+        if not finite[row]:
+            choices.append(Choice(None, error=_not_finite(logits_RV[row], sequence)))
+            continue
+        params = sequence.request.params
+        if params.is_greedy and not params.changes_logits:
+            token_id = best[row]
+        else:
+            token_id = _choose_one(logits_RV[row], sequence, params)
+        choices.append(_with_logprobs(logits_RV[row], token_id, params.logprobs))
+    return choices
+
+
+def _choose_one(logits_V: Tensor, sequence: Sequence, params: SamplingParams) -> int:
+    if params.changes_logits:
+        logits_V = penalize(
+            logits_V,
+            sequence.request.prompt_ids,
+            sequence.output_ids,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            logit_bias=params.logit_bias,
+        )
+    if params.is_greedy:
+        return int(logits_V.argmax())
+    logits_V = apply_temperature(logits_V, params.temperature)
+    logits_V = keep_top_k(logits_V, params.top_k)
+    logits_V = keep_top_p(logits_V, params.top_p)
+    logits_V = keep_min_p(logits_V, params.min_p)
+    return draw(logits_V, sequence.next_token_key())
+
+
+def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int | None) -> Choice:
+    if num_top is None:
+        return Choice(token_id)
+    logprobs_V = logits_V.log_softmax(dim=-1)
+    values, ids = logprobs_V.topk(min(num_top, len(logprobs_V)))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Choice(token_id, float(logprobs_V[token_id]), top)
+
+
+def _not_finite(logits_V: Tensor, sequence: Sequence) -> RequestError:
+    return RequestError(
+        "After {num_tokens} tokens {bad} of the model's {vocab_size} logits are not finite.",
+        hint="The weights may be damaged, or need a wider dtype: try float32.",
+        bad=int((~torch.isfinite(logits_V)).sum()),
+        vocab_size=len(logits_V),
+        num_tokens=sequence.num_tokens,
+    )

@@ -1,0 +1,125 @@
+"""Which tokens are computed in the next step, and which sequence owns which blocks.
+
+First come, first served. A sequence gets blocks for all its present tokens before it runs, then
+one more whenever it fills the last. When the pool has none, the sequence that started last gives
+all its blocks back and waits at the head of the queue; later its tokens are computed again (or
+found in the prefix cache). The oldest sequence is never preempted, and the engine admits no
+request larger than the pool, so every request ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from bobot.engine.block_pool import BlockPool
+from bobot.engine.config import EngineConfig
+from bobot.engine.request import Chunk, Sequence
+from bobot.engine.stats import EngineStats
+
+
+class Scheduler:
+    """Chunked prefill, continuous batching, preemption: all follow from num_computed_tokens."""
+
+    def __init__(self, config: EngineConfig, pool: BlockPool, stats: EngineStats) -> None:
+        self.config = config
+        self.pool = pool
+        self.stats = stats
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def add_first(self, sequences: Iterable[Sequence]) -> None:
+        """To the head of the queue, in their order."""
+        self.waiting.extendleft(reversed(list(sequences)))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forgets a finished or aborted sequence, wherever it is, and frees its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step: running sequences first, then waiting ones while there is
+        room.
+        """
+        budget = self.config.max_num_batched_tokens
+        chunks: list[Chunk] = []
+        while len(chunks) < len(self.running) and budget > 0:
+            sequence = self.running[len(chunks)]
+            if not self._grow(sequence):
+                self._preempt_last()
+                continue
+            chunks.append(Chunk(sequence, min(sequence.num_new_tokens, budget)))
+            budget -= chunks[-1].num_tokens
+        while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
+            sequence = self.waiting[0]
+            if not self._admit(sequence):
+                break
+            self.running.append(self.waiting.popleft())
+            chunks.append(Chunk(sequence, min(sequence.num_new_tokens, budget)))
+            budget -= chunks[-1].num_tokens
+        return chunks
+
+    def commit(self, chunks: Iterable[Chunk]) -> None:
+        """The chunks are computed: counters move on and full blocks become shareable."""
+        size = self.config.block_size
+        for chunk in chunks:
+            sequence = chunk.sequence
+            num_full = sequence.num_computed_tokens // size
+            sequence.num_computed_tokens += chunk.num_tokens
+            num_full_now = sequence.num_computed_tokens // size
+            if self.config.enable_prefix_caching and num_full_now > num_full:
+                hashes = sequence.block_hashes(num_full_now, size)
+                for i in range(num_full, num_full_now):
+                    self.pool.remember(sequence.block_table[i], hashes[i])
+            self.stats.num_computed_tokens += chunk.num_tokens
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives a waiting sequence its blocks, shared ones first; False if there are too few."""
+        shared = self.pool.match(self._prefix_hashes(sequence))
+        num_missing = self._num_blocks(sequence) - len(shared)
+        if num_missing > self.pool.num_free_without(shared):
+            return False
+        self.pool.share(shared)
+        sequence.block_table = shared
+        sequence.num_computed_tokens = len(shared) * self.config.block_size
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        self.stats.num_cached_tokens += sequence.num_computed_tokens
+        return self._grow(sequence)
+
+    def _prefix_hashes(self, sequence: Sequence) -> list[bytes]:
+        """Full blocks before the last token, which is always computed: its logits are needed."""
+        if not self.config.enable_prefix_caching:
+            return []
+        size = self.config.block_size
+        return sequence.block_hashes((sequence.num_tokens - 1) // size, size)
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Blocks for all present tokens; False, and nothing changed, if the pool has too few."""
+        table = sequence.block_table
+        num_missing = self._num_blocks(sequence) - len(table)
+        if num_missing > self.pool.num_free:
+            return False
+        for _ in range(num_missing):
+            table.append(self.pool.allocate(after=table[-1] if table else -1))
+        return True
+
+    def _num_blocks(self, sequence: Sequence) -> int:
+        return -(-sequence.num_tokens // self.config.block_size)
+
+    def _preempt_last(self) -> None:
+        sequence = self.running.pop()
+        self._release(sequence)
+        self.waiting.appendleft(sequence)
+        self.stats.num_preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.free(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed_tokens = 0

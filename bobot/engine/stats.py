@@ -1,0 +1,19 @@
+"""What the engine counts: totals since it started, and how things stand now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class EngineStats:
+    num_steps: int = 0
+    num_preemptions: int = 0
+    num_computed_tokens: int = 0
+    """Tokens that went through the model, recomputed ones included."""
+    num_cached_tokens: int = 0
+    """Tokens that the prefix cache saved."""
+    num_generated_tokens: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
