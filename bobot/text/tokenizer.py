@@ -1,0 +1,148 @@
+"""`Tokenizer`: strings to ids and back, and conversations to prompts, the same for every file format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Protocol
+
+from bobot.errors import TokenizerError
+from bobot.text.lookalikes import Guard
+from bobot.text.vocabulary import REPLACEMENT, Vocabulary
+
+Message = Mapping[str, Any]
+
+
+class ChatFormat(Protocol):
+    """A chat template or a publisher's built-in format."""
+
+    source: str | None  # the Jinja text, None for a built-in format
+
+    def render(self, messages: list, tools: list | None, **variables: object) -> str: ...
+
+
+class Tokenizer:
+    """Made by bobot.text.load_tokenizer.
+
+    vocab_size is the highest id + 1; the model's own may be larger (padding). `adds_bos`: a plain prompt
+    starts with bos_id (encode never adds it). `eos_ids` are the stop tokens known to the tokenizer side.
+    `chat_template` is the Jinja source or the name of a built-in format, None if there is neither.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, chat: ChatFormat | None) -> None:
+        self.vocabulary = vocabulary
+        self.vocab_size = len(vocabulary.pieces)
+        self.bos_id = vocabulary.bos_id
+        self.adds_bos = vocabulary.adds_bos
+        self.eos_ids = vocabulary.stop_ids
+        self.special_tokens = vocabulary.special_tokens
+        self.chat_template = chat.source if chat else None
+        self._chat = chat
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Ids of `text`, without a BOS. Special tokens written in it count only with allow_special."""
+        if not allow_special:
+            return self._encode_plain(text, opens_prompt=True)
+        return self._encode_parts(text, lambda part: part)
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """The text of `ids`; `errors` as in bytes.decode for bytes that are not UTF-8."""
+        data = self.decode_bytes(ids)
+        if errors == "replace" and self.vocabulary.replaces_each_byte:
+            return replace_each_byte(data.decode("utf-8", "surrogateescape"))
+        return data.decode("utf-8", errors)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`; an id beyond the vocabulary gives U+FFFD."""
+        return b"".join(self.decode_pieces(ids))
+
+    def decode_pieces(self, ids: Iterable[int], *, opens_text: bool = True) -> Iterator[bytes]:
+        """The bytes that each id adds, one item per id; lazy, so that ids may still be coming.
+
+        opens_text: nothing was decoded before, so that SentencePiece's first space is dropped.
+        """
+        pieces, kept = self.vocabulary.pieces, self.vocabulary.kept_space_ids
+        strips = opens_text and self.vocabulary.strips_leading_space
+        for token_id in ids:
+            piece = pieces[token_id] if 0 <= token_id < len(pieces) else REPLACEMENT
+            if strips and piece:
+                strips = False
+                if piece.startswith(b" ") and token_id not in kept:
+                    piece = piece[1:]
+            yield piece
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping] | None = None,
+        add_generation_prompt: bool = True,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+        **kwargs: object,
+    ) -> str:
+        """The exact prompt of the published template. `kwargs` are further template variables.
+
+        Raises TemplateError when the template refuses the conversation.
+        """
+        if self._chat is None:
+            raise TokenizerError(
+                "This model has no chat template: it was made to continue text, not to chat.",
+                hint="Give it a plain prompt with `bobot run`.",
+            )
+        return self._chat.render(
+            list(messages),
+            list(tools) if tools else None,
+            add_generation_prompt=add_generation_prompt,
+            now=now,
+            **kwargs,
+        )
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping] | None = None,
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> list[int]:
+        """Ids of the rendered prompt: the template's own special tokens become ids, text inside
+        `messages` and `tools` that looks like one stays text (see lookalikes.Guard)."""
+        guard = Guard(self.special_tokens, (messages, tools))
+        text = self.render(
+            guard.protect(messages), guard.protect(tools), add_generation_prompt, **kwargs
+        )
+        return self._encode_parts(text, guard.restore)
+
+    def _encode_parts(self, text: str, restore: Callable[[str], str]) -> list[int]:
+        """Ids of `text` with the special tokens in it; `restore` is applied to what lies between."""
+        ids: list[int] = []
+        for number, part in enumerate(self._special_pattern.split(text)):
+            if number % 2:
+                ids.append(self.special_tokens[part])
+            elif part:
+                ids += self._encode_plain(restore(part), opens_prompt=not ids)
+        return ids
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        """Matches a special token, the longest at each place; one of a single character never."""
+        names = sorted(
+            (name for name in self.special_tokens if len(name) > 1), key=len, reverse=True
+        )
+        return re.compile("(" + "|".join(map(re.escape, names)) + ")" if names else r"((?!))")
+
+    def _encode_plain(self, text: str, *, opens_prompt: bool) -> list[int]:
+        try:
+            return self.vocabulary.encode_plain(text, opens_prompt)
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                "The text is not valid Unicode: character {position} is half of a surrogate pair.",
+                hint="Read the input as UTF-8.",
+                position=error.start,
+            ) from error
+
+
+def replace_each_byte(text: str) -> str:
+    """U+FFFD for each byte that "surrogateescape" could not decode."""
+    return re.sub("[\udc80-\udcff]", "\ufffd", text)
