@@ -1,0 +1,45 @@
+"""One message of a conversation, the same for every model: a role and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bobot.errors import RequestError
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        """The form that chat templates and OpenAI's API take."""
+        return {"role": self.role, "content": self.content}
+
+
+def parse_messages(values: Iterable[object]) -> list[Message]:
+    """The messages in `values`, dicts with a role and a text; raises RequestError that names the
+    wrong one.
+    """
+    return [_parse(index, value) for index, value in enumerate(values)]
+
+
+def _parse(index: int, value: object) -> Message:
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping):
+        raise RequestError("messages[{index}] is no object with role and content.", index=index)
+    role, content = value.get("role"), value.get("content")
+    if role not in ROLES:
+        raise RequestError(
+            "messages[{index}].role is {role!r}; allowed: {allowed}.",
+            index=index,
+            role=role,
+            allowed=", ".join(ROLES),
+        )
+    if not isinstance(content, str):
+        raise RequestError("messages[{index}].content must be a text.", index=index)
+    return Message(role, content)

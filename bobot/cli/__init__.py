@@ -1,0 +1,172 @@
+"""The `bobot` program: finds the command, runs it, turns every failure into one line and an exit
+status.
+
+0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl-C. A command is one module of this package
+with `add_arguments(parser)` and `run(args) -> int`, imported only when it runs; a new one needs its
+file and a line in commands().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import sys
+import traceback
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from importlib import import_module
+
+from bobot import __version__
+from bobot.cli.arguments import Parser
+from bobot.errors import BobotError, UsageError
+from bobot.log import show_warnings
+from bobot.messages import LANGUAGES, language_of, tr
+
+DEFAULT_COMMAND = "chat"
+
+
+def commands() -> dict[str, str]:
+    """Name -> one line of help; each is the module bobot/cli/<name>.py."""
+    return {
+        "chat": tr("talk with a model in the terminal"),
+        "run": tr("one answer to standard output; reads standard input when piped"),
+        "list": tr("the models on this machine"),
+        "show": tr("what a model is: architecture, size, context, licence"),
+        "doctor": tr("what this machine has, what is missing, what to do"),
+        "train": tr("train a model from scratch by a recipe"),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status of one command line; never raises for a user's mistake."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        _prepare_output()
+        tr.language = _language(argv)
+        show_warnings(debug)
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:  # argparse, after --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our pipe left; Python would complain when it flushes at exit.
+        with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BobotError as error:
+        return _fail(error.render(tr.translate), error.exit_code, debug)
+    except MemoryError:
+        return _fail(
+            tr("not enough memory. Close other programs or use a smaller model."), 1, debug
+        )
+    except Exception as error:  # noqa: BLE001: the last frame; a bug too must end in one line
+        kind, reason = type(error).__name__, " ".join(str(error).split())
+        line = tr(
+            "unexpected {kind}: {reason}. Run again with --debug for the details.",
+            kind=kind,
+            reason=reason,
+        )
+        return _fail(line, 1, debug)
+
+
+def _fail(line: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    print(f"bobot: {line}", file=sys.stderr)
+    return status
+
+
+def _prepare_output() -> None:
+    """A terminal that can't show a letter gets a question mark, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _language(argv: Sequence[str]) -> str:
+    """--lang wherever it stands, else the environment's; needed before any help text is made."""
+    for index, word in enumerate(argv):
+        if word == "--":
+            break
+        value = argv[index + 1] if word == "--lang" and index + 1 < len(argv) else ""
+        value = word.removeprefix("--lang=") if word.startswith("--lang=") else value
+        if value in LANGUAGES:
+            return value
+    return language_of(os.environ)
+
+
+def _run(argv: list[str]) -> int:
+    parser = _main_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        print(f"bobot {__version__}")
+        return 0
+    name = args.command or DEFAULT_COMMAND
+    if name not in commands():
+        raise _unknown_command(name)
+    module = import_module(f"bobot.cli.{name}")
+    command = Parser(prog=f"bobot {name}", description=commands()[name].capitalize() + ".")
+    _add_global_options(command)
+    module.add_arguments(command)
+    return module.run(command.parse_intermixed_args(args.rest, args))
+
+
+def _main_parser() -> Parser:
+    lines = [f"  {name:<8}{text}" for name, text in commands().items()]
+    parser = Parser(
+        prog="bobot",
+        usage=tr("bobot [COMMAND] [OPTIONS]      without a command: chat"),
+        description=tr("Run, chat with and train open-weight language models on your own machine."),
+        epilog="\n".join(
+            [tr("commands:"), *lines, "", tr("more about one: bobot COMMAND --help"), ""]
+        )
+        + tr("example: bobot run 'Why is the sky blue?'"),
+    )
+    parser.add_argument("--version", action="store_true", help=tr("print the version and stop"))
+    _add_global_options(parser)
+    parser.add_argument("command", nargs="?", help=SUPPRESS)
+    parser.add_argument("rest", nargs="...", help=SUPPRESS)
+    return parser
+
+
+def _add_global_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--lang",
+        choices=LANGUAGES,
+        help=tr("language of the interface: en or id (default: that of the system)"),
+    )
+    parser.add_argument("--debug", action="store_true", help=tr("print the traceback of a failure"))
+
+
+def _unknown_command(name: str) -> UsageError:
+    known = ", ".join(commands())
+    if os.path.exists(name):
+        return UsageError(
+            "{name!r} is no command; there are {known}.",
+            hint="To talk with that model: bobot chat {name}",
+            name=name,
+            known=known,
+        )
+    close = difflib.get_close_matches(name, commands(), n=1, cutoff=0.5)
+    if close:
+        return UsageError(
+            "{name!r} is no command; did you mean {close!r}?",
+            hint="There are {known}.",
+            name=name,
+            close=close[0],
+            known=known,
+        )
+    return UsageError(
+        "{name!r} is no command; there are {known}.",
+        hint="See bobot --help.",
+        name=name,
+        known=known,
+    )

@@ -1,0 +1,133 @@
+"""Parsing a command line: argparse with our errors, our language, and the options that commands
+share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Callable
+
+from bobot.errors import UsageError
+from bobot.messages import tr
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError and speaks the language of the interface.
+
+    argparse words its complaints in English inside; `error` recognises each kind and says it in
+    our words.
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__(
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=_Formatter,
+            **options,
+        )
+        self._optionals.title = tr("options")
+        self._positionals.title = tr("arguments")
+        self.add_argument("-h", "--help", action="help", help=tr("show this help and stop"))
+
+    def error(self, message: str) -> None:
+        for pattern, complain in _COMPLAINTS:
+            if match := re.fullmatch(pattern, message, re.DOTALL):
+                raise complain(self.prog, *match.groups())
+        raise UsageError("{problem}.", hint="See {prog} --help.", problem=message, prog=self.prog)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves room between an option and its text, keeps the line breaks of examples."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=min(100, _columns()))
+
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        super().add_usage(usage, actions, groups, tr("usage: ") if prefix is None else prefix)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns - 2
+
+
+def _unknown_option(prog: str, names: str) -> UsageError:
+    return UsageError(
+        "{names} is not understood.", hint="See {prog} --help.", names=names, prog=prog
+    )
+
+
+def _missing_value(prog: str, option: str) -> UsageError:
+    return UsageError(
+        "{option} needs a value.", hint="See {prog} --help.", option=option, prog=prog
+    )
+
+
+def _missing_argument(prog: str, names: str) -> UsageError:
+    return UsageError("{names} is missing.", hint="See {prog} --help.", names=names, prog=prog)
+
+
+def _wrong_type(prog: str, option: str, kind: str, value: str) -> UsageError:
+    if kind == "int":
+        return UsageError("{option} takes a whole number, not {value}.", option=option, value=value)
+    return UsageError("{option} takes a number, not {value}.", option=option, value=value)
+
+
+def _wrong_choice(prog: str, option: str, value: str, allowed: str) -> UsageError:
+    allowed = allowed.replace("'", "")
+    return UsageError(
+        "{option} is {value}; allowed: {allowed}.", option=option, value=value, allowed=allowed
+    )
+
+
+_COMPLAINTS: tuple[tuple[str, Callable[..., UsageError]], ...] = (
+    (r"unrecognized arguments: (.+)", _unknown_option),
+    (r"argument (.+): expected .*argument.*", _missing_value),
+    (r"the following arguments are required: (.+)", _missing_argument),
+    (r"argument (.+): invalid (int|float) value: (.+)", _wrong_type),
+    (r"argument (.+): invalid choice: (.+) \(choose from (.+)\)", _wrong_choice),
+)
+
+
+def add_model(parser: Parser) -> None:
+    """MODEL, the one positional argument of chat and show."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=tr(
+            "a folder or file, a Hugging Face id already downloaded, or a short name"
+            " (default: bobot, the embedded model)"
+        ),
+    )
+
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
+
+
+def add_sampling(parser: Parser) -> None:
+    """The options that choose among the next tokens; their ranges are checked by SamplingParams."""
+    parser.add_argument(
+        "--temperature", type=float, metavar="X", help=tr("0 always takes the likeliest token")
+    )
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help=tr("keep the likeliest tokens that add up to X")
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help=tr("keep the N likeliest tokens"))
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        metavar="X",
+        help=tr("keep tokens at least X times as likely as the best"),
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help=tr("the same seed gives the same answer")
+    )
+    parser.add_argument("--max-tokens", type=int, metavar="N", help=tr("stop after N tokens"))
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, float | int]:
+    """The sampling options that were given; those left out keep the model's own defaults."""
+    values = {name: getattr(args, name) for name in SAMPLING}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,66 @@
+"""`bobot chat`: opens the screen that this terminal allows and starts the conversation of
+chat_loop.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from bobot.cli.arguments import add_model, add_sampling, sampling_of
+from bobot.cli.loading import importing, load_model
+from bobot.cli.screen import PlainScreen
+from bobot.messages import tr
+from bobot.paths import user_paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = tr(
+        "In a pipe each line is one question and answers go to standard output; three quotes hold\n"
+        "several lines together.\n"
+        "\n"
+        "examples:\n"
+        "  bobot chat\n"
+        "  bobot chat ./Llama-3.1-8B-Instruct --persona rebel\n"
+        "  printf 'Hello!\\nAnd in Indonesian?\\n' | bobot chat"
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--persona", metavar="NAME", help=tr("plain, rebel, or a text or TOML file")
+    )
+    parser.add_argument("--system", metavar="TEXT", help=tr("the system prompt"))
+    add_sampling(parser)
+    parser.add_argument(
+        "--private", action="store_true", help=tr("keep nothing: no history, no saved conversation")
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    with importing():
+        from bobot.chat.archive import Archive
+        from bobot.chat.session import Session
+        from bobot.cli.chat_loop import Chat
+
+    session = Session()
+    if args.persona is not None:
+        session.take_persona(args.persona)
+    session.own_system = args.system
+    for name, value in sampling_of(args).items():
+        session.set(name, str(value))
+    model = load_model(args.model)
+    is_full = _is_full_terminal()
+    keeps = not args.private and (is_full or (sys.stdin is not None and sys.stdin.isatty()))
+    chat = Chat(model, session, Archive(user_paths().chats) if keeps else None, load_model)
+    if is_full:
+        from bobot.cli.terminal import Terminal
+
+        history = None if args.private else user_paths().history
+        return chat.run(Terminal(history, chat.commands.candidates))
+    return chat.run(PlainScreen())
+
+
+def _is_full_terminal() -> bool:
+    """Whether both ends are a terminal that can move its cursor."""
+    both = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return both and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")

@@ -1,0 +1,59 @@
+"""Loading a model for a command: the wait is shown, Ctrl-C ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from bobot.messages import tr
+
+
+def load_model(name: str | None) -> Any:
+    """The LocalModel called `name`; importing torch is part of the wait."""
+    with importing(), _waiting():
+        import bobot
+
+        return bobot.load(name)
+
+
+def check_sampling(sampling: dict[str, Any]) -> None:
+    """Raises RequestError for a value out of range, before a large model is loaded in vain."""
+    with importing(), _waiting():
+        from bobot.engine.sampling_params import SamplingParams
+
+    SamplingParams(**sampling)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Inside this block Ctrl-C leaves the program at once. An exception raised in the middle of
+    importing a C++ library can surface as any other error; at this point there is nothing to
+    clean up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """ "loading ..." on a terminal's stderr while the block runs, wiped afterwards."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield
+        return
+    text = tr("loading the model ...")
+    print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,203 @@
+"""`bobot run`: one answer to standard output. Everything that is not the answer goes to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Generator
+from typing import Any
+
+from bobot.cli.arguments import add_sampling, sampling_of
+from bobot.cli.loading import check_sampling, load_model
+from bobot.cli.sanitize import sanitize
+from bobot.cli.stopping import Stopping
+from bobot.errors import UsageError
+from bobot.hub.resolve import names_model
+from bobot.messages import tr
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = tr("bobot run [OPTIONS] [MODEL] PROMPT")
+    parser.epilog = tr(
+        "Two words are MODEL and PROMPT. One word is the PROMPT, unless it names a model: then\n"
+        "the prompt comes from standard input. Piped text is put after the prompt; - stands\n"
+        "for it alone. With --model the only word is the prompt.\n"
+        "\n"
+        "examples:\n"
+        "  bobot run 'Why is the sky blue?'\n"
+        "  bobot run ./Llama-3.1-8B-Instruct 'Three names for a cat' --temperature 0.9\n"
+        "  cat letter.txt | bobot run 'Summarize this letter:'\n"
+        "  bobot run ./stories260K --raw 'Once upon a time' --max-tokens 200 --seed 1"
+    )
+    parser.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-m", "--model", metavar="MODEL", help=tr("the model, when a word alone is unclear")
+    )
+    parser.add_argument("--system", metavar="TEXT", help=tr("the system prompt"))
+    add_sampling(parser)
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help=tr("continue the prompt as plain text, without a chat template"),
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help=tr("print one JSON object: text, usage, finish_reason, speed"),
+    )
+    parser.add_argument("--stats", action="store_true", help=tr("tell counts and speed on stderr"))
+
+
+def run(args: argparse.Namespace) -> int:
+    name, prompt = _model_and_prompt(args.model, args.words)
+    sampling = _sampling(args)
+    model = load_model(name)
+    with Stopping() as stopping:
+        pieces = _pieces(model, prompt, args, sampling)
+        parts = []
+        for piece in stopping.until_stopped(pieces):
+            parts.append(str(piece))
+            if not args.json:
+                _write(str(piece))
+    text = "".join(parts)
+    if not args.json and sys.stdout.isatty() and not text.endswith("\n"):
+        print()
+    if not stopping.is_stopped:
+        _finish(model, text, args)
+    return 130 if stopping.is_stopped else 0
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments for the model, checked before it is loaded."""
+    sampling = {"max_tokens": DEFAULT_MAX_TOKENS, **sampling_of(args)}
+    if "" in (args.stop or ()):
+        raise UsageError("--stop needs a text of at least one character.")
+    check_sampling(sampling)
+    return sampling
+
+
+def _model_and_prompt(model: str | None, words: list[str]) -> tuple[str | None, str]:
+    """The rule of the help text, applied."""
+    if (model is None and len(words) > 2) or (model is not None and len(words) > 1):
+        raise UsageError(
+            "{count} words where a prompt was expected.",
+            hint="Put the prompt in quotes: bobot run 'Why is the sky blue?'",
+            count=len(words),
+        )
+    if model is None and (len(words) == 2 or (len(words) == 1 and names_model(words[0]))):
+        model, *words = words
+    prompt = words[0] if words else "-"
+    _check_text(prompt)
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else _standard_input()
+    if prompt == "-":
+        prompt = piped
+    elif piped:
+        prompt = f"{prompt}\n\n{piped}"
+    if not prompt.strip():
+        raise UsageError("there is no prompt.", hint="Example: bobot run 'Why is the sky blue?'")
+    return model, prompt
+
+
+def _check_text(prompt: str) -> None:
+    """A byte that is no UTF-8 arrives from the command line as a lone surrogate."""
+    bad = next((i for i, letter in enumerate(prompt) if "\ud800" <= letter <= "\udfff"), None)
+    if bad is not None:
+        raise UsageError(
+            "the prompt is not UTF-8 text at byte {offset}.",
+            hint="Convert it first, for example with iconv -t UTF-8.",
+            offset=len(prompt[:bad].encode()),
+        )
+
+
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "standard input is not UTF-8 text at byte {offset} (0x{byte:02x}).",
+            hint="Convert it first, for example with iconv -t UTF-8.",
+            offset=error.start,
+            byte=data[error.start],
+        ) from None
+
+
+def _pieces(
+    model: Any, prompt: str, args: argparse.Namespace, sampling: dict[str, Any]
+) -> Generator[Any, None, None]:
+    stop = tuple(args.stop or ())
+    has_template = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    if args.raw or not has_template:
+        if args.system is not None:
+            raise UsageError(
+                "--system needs a chat template, and here the prompt is continued as plain text.",
+                hint="Leave --system out and begin the prompt with that text.",
+            )
+        if not args.raw:
+            _tell(tr("{model} has no chat template: it continues your text.", model=model.name))
+        return model.generate(prompt, stop=stop, **sampling)
+    system = [] if args.system is None else [{"role": "system", "content": args.system}]
+    messages = [*system, {"role": "user", "content": prompt}]
+    return model.chat(messages, stream=True, stop=stop, **sampling)
+
+
+def _write(text: str) -> None:
+    """A terminal gets no control characters; a pipe gets exactly what the model said."""
+    sys.stdout.write(sanitize(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _tell(line: str) -> None:
+    print(f"bobot: {line}", file=sys.stderr)
+
+
+def _finish(model: Any, text: str, args: argparse.Namespace) -> None:
+    stats = model.last_stats
+    if args.json:
+        print(json.dumps(_report(model, text), ensure_ascii=False))
+    if stats.finish_reason == "length" and args.max_tokens is None:
+        _tell(
+            tr(
+                "stopped after {count} tokens; --max-tokens allows more (context: {limit}).",
+                count=stats.num_completion_tokens,
+                limit=model.max_model_len,
+            )
+        )
+    if args.stats:
+        _tell(stats_line(stats))
+
+
+def _report(model: Any, text: str) -> dict[str, Any]:
+    """The words of OpenAI's usage object."""
+    stats = model.last_stats
+    prompt, completion = stats.num_prompt_tokens, stats.num_completion_tokens
+    return {
+        "model": model.name,
+        "text": text,
+        "finish_reason": stats.finish_reason,
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        },
+        "time_to_first_token_s": round(stats.time_to_first_token_s, 4),
+        "tokens_per_s": round(stats.tokens_per_s, 2),
+    }
+
+
+def stats_line(stats: Any) -> str:
+    """Counts and speed of one answer."""
+    return tr(
+        "{prompt} tokens read, {completion} written,"
+        " {first:.2f} s to the first, {speed:.1f} tokens/s",
+        prompt=stats.num_prompt_tokens,
+        completion=stats.num_completion_tokens,
+        first=stats.time_to_first_token_s,
+        speed=stats.tokens_per_s,
+    )

@@ -1,0 +1,109 @@
+"""Where bobot keeps a user's files, and how it writes them: XDG folders, and write-then-rename.
+
+Nothing is created or read when this module is imported. Models live in data/models, conversations
+in data/chats, the typed lines in state/history; nothing goes into ~/.bobot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bobot.errors import StorageError
+
+
+@dataclass(frozen=True)
+class UserPaths:
+    """The four folders of one user; none of them has to exist yet."""
+
+    config: Path
+    data: Path
+    state: Path
+    cache: Path
+
+    @property
+    def models(self) -> Path:
+        return self.data / "models"
+
+    @property
+    def chats(self) -> Path:
+        return self.data / "chats"
+
+    @property
+    def history(self) -> Path:
+        return self.state / "history"
+
+
+def user_paths(environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> UserPaths:
+    """XDG_*_HOME where set (a relative one is ignored, as the XDG specification says), else the
+    platform's own place: ~/.local/share and its siblings, ~/Library, %LOCALAPPDATA%."""
+    environ = os.environ if environ is None else environ
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    if platform == "darwin":
+        support = home / "Library" / "Application Support"
+        defaults = (support, support, support, home / "Library" / "Caches")
+    elif platform == "win32":
+        local = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        defaults = (local, local, local, local)
+    else:
+        share = home / ".local"
+        defaults = (home / ".config", share / "share", share / "state", home / ".cache")
+    names = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")
+    folders = [
+        _absolute(environ.get(name)) or usual for name, usual in zip(names, defaults, strict=True)
+    ]
+    return UserPaths(*(folder / "bobot" for folder in folders))
+
+
+def _absolute(value: str | None) -> Path | None:
+    return Path(value) if value and os.path.isabs(value) else None
+
+
+def make_private_folder(folder: Path) -> None:
+    """Creates `folder` and its parents; the folder itself can be read by its owner only."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Writes a temporary file beside `path`, syncs it, then renames: a reader or a kill -9 sees
+    the old content or the new, never a part. Raises StorageError and leaves no temporary file
+    when it fails.
+    """
+    make_private_folder(path.parent)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """The StorageError that says why `path` could not be written, with the next step."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            "{path}: the disk is full, nothing was written.",
+            hint="Free some space and try again.",
+            path=path,
+        )
+    return StorageError("{path}: can't write: {reason}.", path=path, reason=error.strerror or error)
