@@ -1,37 +1,39 @@
-"""Chat templates: Jinja as published with the models, in a sandbox, with the variables transformers gives.
+"""Chat templates: Jinja as published with the models, in a sandbox.
 
-Same text as transformers' apply_chat_template (utils/chat_template_utils.py): trim_blocks, lstrip_blocks,
-its tojson, raise_exception, strftime_now, loop controls and the {% generation %} tag.
+Same text as transformers' apply_chat_template (tokenization_utils_base.py, chat_template_utils.py):
+trim_blocks, lstrip_blocks, its tojson, raise_exception, strftime_now, loop controls, {% generation %};
+keys of a message that are None are left out; reasoning is given under the names templates use.
 
-A template comes from the network. The sandbox lets it see the conversation and plain Python values only,
-change nothing but lists it appends to, and stops it after MAX_STEPS loop turns and macro calls,
-MAX_SECONDS, or MAX_CHARACTERS in its output or in one string. It does not stop: a few hundred MB of memory
-in many strings that are each within the limit; a single slow call within the limits (sorting, a JSON dump);
-the time the Jinja compiler takes on MAX_SOURCE characters; a template that writes a misleading prompt.
+A template comes from the network. The sandbox shows it the conversation as plain data, lets it change
+nothing but lists of its own, and stops it after MAX_STEPS loop turns and macro calls, MAX_SECONDS, or
+MAX_CHARACTERS in its output or in one string. It does not stop: memory, when a list holds one long
+text many times and is then joined or dumped; a single slow call (a sort, a JSON dump); the time the
+Jinja compiler takes on MAX_SOURCE characters; a template that writes a misleading prompt.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
 from bobot.errors import TemplateError
 
 MAX_SOURCE = 1 << 20
-MAX_CHARACTERS = 1 << 26
+MAX_CHARACTERS = 1 << 24
 MAX_STEPS = 1_000_000
 MAX_SECONDS = 10.0
-_MAX_PADDING = 1000
+_MAX_WIDTH = 1000
+_MAX_BITS = 4096
 
 _BUDGET = "the budget"  # a name with a space: no template can spell it
 _FAILURES = (
@@ -54,11 +56,13 @@ _PADDING_METHODS = {
     "format_map",
     "translate",
 }
-_PADDING_FILTERS = ("center", "format", "lipsum", "wordwrap", "filesizeformat", "pprint", "xmlattr")
+_LIST_METHODS = {"append", "pop"}
+# Names of a message's reasoning; templates read the first, gpt-oss's the second.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """One template. `tool_source` replaces `source` when the conversation has tools."""
+    """One template; `tool_source` takes the place of `source` when the conversation has tools."""
 
     def __init__(
         self, source: str, variables: dict[str, object], tool_source: str | None = None
@@ -66,37 +70,39 @@ class ChatTemplate:
         self.source = source
         self._tool_source = tool_source or source
         self._variables = variables
-
-    @cached_property
-    def _environment(self) -> _Sandbox:
-        return _Sandbox()
+        self._compiled: dict[str, jinja2.Template] = {}
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
-        """The prompt. `now` (a callable) is the clock of strftime_now; the rest are template variables.
+        """The prompt. `now` (a callable) is strftime_now's clock; the rest are template variables.
 
-        Raises TemplateError when the template refuses the conversation, fails or exceeds its limits.
+        Raises TemplateError when the template refuses the conversation, fails or meets a limit.
         """
         now: Callable[[], datetime] = variables.pop("now")
         budget = _Budget()
         try:
-            template = self._environment.compiled(self._tool_source if tools else self.source)
-            chunks = template.generate(
-                {
-                    "messages": _copied(messages),
-                    "tools": _copied(tools),
-                    "documents": None,
-                    "strftime_now": lambda form: now().strftime(form),
-                    _BUDGET: budget,
-                    **self._variables,
-                    **variables,
-                }
-            )
-            return "".join(budget.counted(chunks))
+            shown = {
+                "messages": [_as_shown(message) for message in messages],
+                "tools": _plain(tools),
+                "documents": None,
+                **_plain(self._variables),
+                **_plain(variables),
+                "strftime_now": lambda form: now().strftime(form),
+                _BUDGET: budget,
+            }
+            template = self._template(self._tool_source if tools else self.source)
+            return "".join(budget.counted(template.generate(shown)))
         except _FAILURES as error:
             raise TemplateError(
                 "The chat template refuses this conversation: {problem}",
-                problem=_first_line(error),
+                problem=(str(error) or type(error).__name__)[:300],
             ) from error
+
+    def _template(self, source: str) -> jinja2.Template:
+        if len(source) > MAX_SOURCE:
+            raise ValueError(f"it has more than {MAX_SOURCE} characters")
+        if source not in self._compiled:
+            self._compiled[source] = _Sandbox().from_string(source)
+        return self._compiled[source]
 
 
 class _Budget:
@@ -122,7 +128,7 @@ class _Budget:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox with size limits, list.append, and a counter in every loop and macro."""
+    """Jinja's immutable sandbox with size limits, and a counter in every loop and macro."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -133,30 +139,20 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             optimized=False,  # nothing of a template runs while it is compiled
             extensions=[_GenerationTag, loopcontrols],
         )
-        for name in _PADDING_FILTERS:
-            self.filters.pop(name, None)
+        for name in ("center", "format"):
+            self.filters.pop(name)
         self.globals.pop("lipsum")
-        self.globals["raise_exception"] = _raise_exception
-        plain_join, plain_replace = self.filters["join"], self.filters["replace"]
-        plain_indent, plain_batch = self.filters["indent"], self.filters["batch"]
-        self.filters["tojson"] = _to_json
-        self.filters["bobot_step"] = _step
-        self.filters["bobot_concat"] = _concat
-        self.filters["join"] = _limited(plain_join, jinja2.pass_eval_context)
-        self.filters["replace"] = _limited(plain_replace, jinja2.pass_eval_context, _check_replace)
-        self.filters["indent"] = _limited(plain_indent, None, _check_padding)
-        self.filters["batch"] = _limited(plain_batch, None, _check_padding)
-
-    def compiled(self, source: str) -> jinja2.Template:
-        if len(source) > MAX_SOURCE:
-            raise jinja2.TemplateSyntaxError(f"it has more than {MAX_SOURCE} characters", 1)
-        return self.from_string(source)
+        self.globals.update(raise_exception=_raise_exception, dict=_dict, namespace=_Namespace)
+        self.filters.update(tojson=_to_json, bobot_step=_step, bobot_concat=_concat)
+        self.filters["replace"] = _checked(self.filters["replace"], _check_replace)
+        for name in ("indent", "batch", "slice"):
+            self.filters[name] = _checked(self.filters[name], _check_width)
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(_Counting().visit(source), *args, **kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, list) and attr == "append":
+        if isinstance(obj, list) and attr in _LIST_METHODS:
             return True
         if isinstance(obj, str) and attr in _PADDING_METHODS:
             return False
@@ -172,20 +168,25 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return result
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [
-            len(value) if isinstance(value, str | list | tuple) else None for value in (left, right)
-        ]
-        if operator == "+" and None not in sizes:
-            _check_size(sum(sizes))
-        elif operator == "*" and sizes != [None, None]:
-            count = left if sizes[0] is None else right
-            size = sizes[1] if sizes[0] is None else sizes[0]
-            _check_size(size * count if isinstance(count, int) else 0)
-        elif operator == "%" and isinstance(left, str):
+        if operator == "%" and isinstance(left, str):
             raise jinja2.TemplateRuntimeError("string formatting with % is not allowed")
-        elif operator in ("*", "**") and any(isinstance(value, int) for value in (left, right)):
-            _check_power(operator, left, right)
+        _check_operands(operator, left, right)
         return super().call_binop(context, operator, left, right)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """namespace() without the underscore names, through which Python's internals could be reached."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # a template may name an attribute `self`
+        self, initial = args[0], dict(*args[1:], **kwargs)
+        jinja2.utils.Namespace.__init__(self)
+        for name, value in initial.items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"namespace attribute {name!r}")
+        jinja2.utils.Namespace.__setitem__(self, name, value)
 
 
 class _Counting(NodeTransformer):
@@ -217,7 +218,7 @@ class _Counting(NodeTransformer):
 
 
 class _GenerationTag(Extension):
-    """{% generation %} ... {% endgeneration %} marks what the model wrote; here it changes nothing."""
+    """{% generation %} marks what the model wrote, for training; here it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012  (the name and form jinja2 asks for)
 
@@ -248,33 +249,27 @@ def _to_json(
 ) -> str:
     """transformers' tojson: plain json.dumps, no HTML escapes."""
     if isinstance(indent, int):
-        _check_padding(None, indent)
+        _check_width(None, indent)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
-def _limited(
-    function: Callable, decorate: Callable | None, check: Callable | None = None
-) -> Callable:
-    """A filter whose arguments pass `check` first and whose text stays within the size limit."""
+def _checked(function: Callable, check: Callable) -> Callable:
+    """A built-in filter whose arguments pass `check` first."""
+    takes_context = hasattr(function, "jinja_pass_arg")
 
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        if check is not None:
-            check(*(args[1:] if decorate else args), **kwargs)
-        result = function(*args, **kwargs)
-        if isinstance(result, str):
-            _check_size(len(result))
-        return result
+    @functools.wraps(function)  # keeps the mark that makes jinja2 pass its context first
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check(*args[takes_context:], **kwargs)
+        return function(*args, **kwargs)
 
-    return decorate(limited) if decorate else limited
+    return checked
 
 
 def _check_size(size: int) -> None:
     if size > MAX_CHARACTERS:
-        raise jinja2.TemplateRuntimeError(
-            f"it makes a text of more than {MAX_CHARACTERS} characters"
-        )
+        raise jinja2.TemplateRuntimeError(f"it makes something larger than {MAX_CHARACTERS}")
 
 
 def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> None:
@@ -282,28 +277,51 @@ def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) 
     _check_size(len(text) + text.count(old) * len(new))
 
 
-def _check_padding(_: Any, width: Any = 0, *__: Any, **kwargs: Any) -> None:
+def _check_width(_: Any, width: Any = 0, *__: Any, **kwargs: Any) -> None:
     for value in (width, *kwargs.values()):
-        if isinstance(value, int) and value > _MAX_PADDING:
-            raise jinja2.TemplateRuntimeError(f"a width of {value}; allowed: up to {_MAX_PADDING}")
+        if isinstance(value, int) and value > _MAX_WIDTH:
+            raise jinja2.TemplateRuntimeError(f"a width of {value}; allowed: up to {_MAX_WIDTH}")
 
 
-def _check_power(operator: str, left: Any, right: Any) -> None:
-    bits = [value.bit_length() if isinstance(value, int) else 64 for value in (left, right)]
-    if (sum(bits) if operator == "*" else bits[0] * abs(right)) > 4096:
-        raise jinja2.TemplateRuntimeError("it computes with numbers of more than 4096 bits")
+def _check_operands(operator: str, left: Any, right: Any) -> None:
+    """Refuses +, * and ** whose result would be huge: sequences by length, integers by bits."""
+    sizes = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
+    counts = [value for value in (left, right) if isinstance(value, int)]
+    if operator == "+":
+        _check_size(sum(sizes))
+    elif operator == "*" and sizes and counts:
+        _check_size(sizes[0] * counts[0])
+    elif len(counts) == 2:
+        bits = abs(left).bit_length() * max(1, abs(right) if operator == "**" else 1)
+        if operator != "%" and bits + abs(right).bit_length() > _MAX_BITS:
+            raise jinja2.TemplateRuntimeError(f"a number of more than {_MAX_BITS} bits")
 
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _copied(data: Any) -> Any:
-    """Plain lists and dicts, so that nothing a template appends to belongs to the caller."""
-    if isinstance(data, dict):
-        return {key: _copied(value) for key, value in data.items()}
-    return [_copied(item) for item in data] if isinstance(data, list | tuple) else data
+def _dict(**items: Any) -> dict:
+    return items
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0][:300]
+def _as_shown(message: Mapping) -> dict:
+    shown = {key: value for key, value in _plain(message).items() if value is not None}
+    reasoning = next((shown[name] for name in _REASONING if name in shown), None)
+    if reasoning is None:
+        return shown
+    return {"thinking": reasoning, **shown, "reasoning_content": reasoning}
+
+
+def _plain(data: Any) -> Any:
+    """A copy made of dicts, lists and exact scalars: no method of another type reaches the template."""
+    if isinstance(data, Mapping):
+        return {_plain(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(item) for item in data]
+    for kind in (bool, int, float, str):
+        if isinstance(data, kind):
+            return kind(data)
+    if data is None:
+        return None
+    raise TypeError(f"a value of type {type(data).__name__}; allowed: JSON values")

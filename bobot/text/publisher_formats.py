@@ -113,7 +113,7 @@ def _mistral(messages: list, tools: list | None, kind: str) -> str:
         elif kind == "mistral_v1":
             prompt += f" {turn['content']}</s>"
         else:
-            prompt += f"{turn['content'].rstrip() if kind == 'mistral_v3' else turn['content']}</s>"
+            prompt += f"{turn['content'].rstrip(' ')}</s>"
     return prompt
 
 

@@ -72,6 +72,7 @@ def read_tiktoken(path: Path, data: bytes, config: dict[str, object]) -> Vocabul
     if len(ranks) == _O200K_RANKS:
         names = {i: f"<|reserved_{i}|>" for i in range(_O200K_RANKS, _HARMONY_SIZE)}
         specials = {name: i for i, name in (names | _HARMONY_SPECIALS).items()}
+        specials["<|endofprompt|>"] = 200018  # from o200k_base; shares its id with a reserved name
         return _ranked(path, ranks, O200K_PATTERN, specials, specials["<|startoftext|>"])
     if path.suffix == ".tiktoken":
         raise TokenizerError(

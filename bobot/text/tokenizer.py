@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol
 
-from bobot.errors import TokenizerError
+from bobot.errors import TemplateError, TokenizerError
 from bobot.text.lookalikes import Guard
 from bobot.text.vocabulary import REPLACEMENT, Vocabulary
 
@@ -91,6 +91,8 @@ class Tokenizer:
                 "This model has no chat template: it was made to continue text, not to chat.",
                 hint="Give it a plain prompt with `bobot run`.",
             )
+        if not messages:
+            raise TemplateError("The conversation is empty; a chat needs at least one message.")
         return self._chat.render(
             list(messages),
             list(tools) if tools else None,
