@@ -154,7 +154,9 @@ def _refuse_pickle(file: MappedFile) -> None:
     start = file.read(0, 9)
     if start.startswith(b"PK\3\4"):
         raise UnsafeFileError(
-            "{file} is a zip file, not safetensors", hint="Do not trust it.", file=file.path
+            "{file} is a zip file, not safetensors",
+            hint="Get the model as safetensors from its publisher.",
+            file=file.path,
         )
     if start.startswith(b"\x80") and start[8:] != b"{":
         raise refuse_bare_pickle(file)

@@ -27,7 +27,7 @@ _LOCATOR_64 = struct.Struct("<4sIQI")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
-_MAX_32 = 0xFFFFFFFF
+_MAX_16, _MAX_32 = 0xFFFF, 0xFFFFFFFF
 _MAX_DESCRIPTOR_BYTES = 24
 _HAS_DESCRIPTOR, _IS_UTF8 = 1 << 3, 1 << 11
 
@@ -87,7 +87,14 @@ def _directory(file: MappedFile) -> tuple[int, int, int]:
         if end_64 + _END_64.size + _LOCATOR_64.size != end:
             raise _damaged(file, "there are bytes after its directory")
         end = end_64
+        narrow = [(count, _MAX_16), (num_bytes, _MAX_32), (start, _MAX_32)]
         count, num_bytes, start = _unpack(file, _END_64, end, b"PK\6\6")[7:]
+        wide = (count, num_bytes, start)
+        if any(a not in (b, top) for (a, top), b in zip(narrow, wide, strict=True)):
+            raise _damaged(
+                file,
+                f"its two directory ends say different things: {narrow[0][0]} entries and {count}",
+            )
     if start + num_bytes != end or num_bytes > MAX_DIRECTORY_BYTES:
         raise _damaged(file, f"a directory of {num_bytes} bytes at {start} can't end at {end}")
     return start, end, count
