@@ -168,8 +168,8 @@ class Engine:
             max_len = min(self.max_model_len, num_prompt + max_tokens)
         if max_len - 1 > capacity:
             raise RequestError(
-                "{num_prompt} prompt tokens and {num_new} new ones need {needed} KV-cache blocks of "
-                "{block_size} tokens; the pool has {num_blocks}.",
+                "{num_prompt} prompt tokens and {num_new} new ones need {needed} KV-cache blocks; "
+                "the pool has {num_blocks} of {block_size} tokens.",
                 hint="Ask for fewer tokens, or raise num_blocks.",
                 num_prompt=num_prompt,
                 num_new=max_len - num_prompt,

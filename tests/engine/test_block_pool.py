@@ -13,7 +13,7 @@ from bobot.engine.sampling_params import SamplingParams
 
 
 def assert_sound(pool: BlockPool, tables: list[list[int]]) -> None:
-    """Owners counted from outside equal the pool's counts, and each block is in exactly one state."""
+    """Owners counted from outside equal the pool's counts; each block is in exactly one state."""
     owners = Counter(block for table in tables for block in table)
     blank, cached = list(pool._blank), list(pool._cached)
     assert blank == sorted(set(blank)), "the blank list must rise without repeats"
@@ -35,7 +35,7 @@ def test_any_order_of_operations_keeps_every_block_in_one_state(seed: int) -> No
     for _ in range(600):
         action = rng.choice(["start", "grow", "grow", "remember", "free"])
         if action == "start":
-            known = rng.choice([h for h in hashes.values()] or [[]])
+            known = rng.choice(list(hashes.values()) or [[]])
             shared = pool.match(known)
             before = pool.num_free_without(shared)
             pool.share(shared)

@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
+from tiny_engine import Answers, greedy_without_cache, run, tiny_llama
 
 from bobot.engine import Engine, EngineConfig, SamplingParams
 from bobot.engine.runner import Runner
 from bobot.layers.context import PackedAttention
 from bobot.models.llama import Llama
-from tiny_engine import Answers, greedy_without_cache, run, tiny_llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 
@@ -177,9 +177,9 @@ def test_random_traffic_ends_in_full_and_loses_nothing(model: Llama, seed: int) 
             )
             wanted[engine.add(prompt, params)] = (prompt, params)
         if wanted and rng.random() < 0.1:
-            aborted.add(rng.choice(list(wanted)))
-            engine.abort(max(aborted))
-            aborted.add(max(aborted))
+            unlucky = rng.choice(list(wanted))
+            engine.abort(unlucky)
+            aborted.add(unlucky)
         answers.add(engine.step())
         tables = [s.block_table for s in engine.scheduler.running]
         owned = {block for table in tables for block in table}

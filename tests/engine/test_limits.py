@@ -1,4 +1,4 @@
-"""Where a request ends, and what is refused: each refusal says the value found and the value allowed."""
+"""Where a request ends, and what is refused, with the value found and the value allowed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_engine import greedy_without_cache, run, tiny_llama
 
 from bobot.engine import Engine, EngineConfig, SamplingParams
 from bobot.engine.config import choose_num_blocks
 from bobot.errors import ConfigError, RequestError
 from bobot.models.llama import Llama
-from tiny_engine import greedy_without_cache, run, tiny_llama
 
 
 def test_a_prompt_as_long_as_the_context_is_refused_with_both_numbers(model: Llama) -> None:
     engine = Engine(model, EngineConfig(max_model_len=20, num_blocks=8))
-    with pytest.raises(RequestError, match="20 tokens; at most 19 .* context of 20"):
+    with pytest.raises(RequestError, match=r"20 tokens; at most 19 .* context of 20"):
         engine.add([1] * 20)
     assert not engine.has_unfinished()
 
 
 def test_a_request_larger_than_the_pool_is_refused_with_both_numbers(model: Llama) -> None:
     engine = Engine(model, EngineConfig(block_size=4, num_blocks=5))
-    with pytest.raises(RequestError, match="10 prompt tokens and 12 new .* 6 .* pool has 5"):
+    with pytest.raises(RequestError, match=r"10 prompt tokens and 12 new .* 6 .* pool has 5"):
         engine.add([1] * 10, SamplingParams(max_tokens=12))
     engine.add([1] * 10, SamplingParams(max_tokens=11))
     assert len(run(engine).tokens[0, 0]) == 11, "the last token needs no slot"

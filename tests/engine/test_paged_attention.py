@@ -1,4 +1,4 @@
-"""Paged and packed attention agree, for every kind of layer, whole and in chunks, in one run or scattered."""
+"""Paged and packed attention agree for every kind of layer, in any chunks and any blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny Llamas with random weights, and the plain way to generate that the engine is held against."""
+"""Tiny Llamas with random weights, and the plain generation the engine is held against."""
 
 from __future__ import annotations
 

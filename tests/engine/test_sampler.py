@@ -1,0 +1,91 @@
+"""The sampler inside the engine: log-probabilities, penalties and bias reach the tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_engine import greedy_without_cache, run
+
+from bobot.engine import Engine, EngineConfig, SamplingParams
+from bobot.engine.request import Request
+from bobot.engine.sampler import choose
+from bobot.layers.context import PackedAttention
+from bobot.models.llama import Llama
+
+
+def generate(model: Llama, params: SamplingParams) -> list[int]:
+    engine = Engine(model, EngineConfig(num_blocks=16))
+    engine.add([1, 2, 3], params)
+    return run(engine).tokens[0, 0]
+
+
+def test_logprobs_are_those_of_the_model_before_any_change(model: Llama) -> None:
+    prompt = [1, 2, 3]
+    params = SamplingParams(
+        max_tokens=1, temperature=0.3, seed=1, logprobs=4, top_k=3, logit_bias={7: 50.0}
+    )
+    engine = Engine(model, EngineConfig(num_blocks=16))
+    engine.add(prompt, params)
+    (output,) = engine.step()
+    hidden_TD = model(torch.tensor(prompt), torch.arange(3), PackedAttention([0]))
+    expected = model.logits(hidden_TD[-1:])[0].log_softmax(-1)
+    assert output.token_id == 7
+    assert output.logprob == pytest.approx(expected[7].item(), abs=1e-5)
+    values, ids = expected.topk(4)
+    assert output.top_logprobs is not None
+    assert [token_id for token_id, _ in output.top_logprobs] == ids.tolist()
+    assert [p for _, p in output.top_logprobs] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_zero_logprobs_gives_the_chosen_one_and_none_gives_nothing(model: Llama) -> None:
+    for logprobs, expected in ((0, ()), (None, None)):
+        engine = Engine(model, EngineConfig(num_blocks=16))
+        engine.add([1], SamplingParams(max_tokens=1, logprobs=logprobs))
+        (output,) = engine.step()
+        assert output.top_logprobs == expected
+        assert (output.logprob is None) == (logprobs is None)
+
+
+def test_a_ban_holds_for_greedy_and_for_sampling(model: Llama) -> None:
+    banned = greedy_without_cache(model, [1, 2, 3], 1)[0]
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(
+            max_tokens=40, temperature=temperature, seed=2, logit_bias={banned: -100.0}
+        )
+        assert banned not in generate(model, params)
+
+
+def test_a_frequency_penalty_spreads_the_tokens(model: Llama) -> None:
+    plain = generate(model, SamplingParams(max_tokens=60, temperature=0.0))
+    spread = generate(model, SamplingParams(max_tokens=60, temperature=0.0, frequency_penalty=2.0))
+    assert len(set(spread)) > len(set(plain)), (len(set(spread)), len(set(plain)))
+
+
+def test_greedy_ties_go_to_the_lowest_id() -> None:
+    logits_RV = torch.tensor([[0.0, 2.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
+    params = SamplingParams(temperature=0.0)
+    sequences = [Request(i, [0], params, seed=1, max_len=9).sequences[0] for i in range(2)]
+    assert [choice.token_id for choice in choose(logits_RV, sequences)] == [1, 0]
+
+
+def test_a_row_gets_the_same_token_wherever_it_stands_in_the_batch() -> None:
+    torch.manual_seed(0)
+    logits_RV = torch.randn(6, 50)
+    params = SamplingParams(temperature=0.8, top_p=0.95, min_p=0.01)
+    sequences = [Request(i, [0], params, seed=i, max_len=9).sequences[0] for i in range(6)]
+    together = [choice.token_id for choice in choose(logits_RV, sequences)]
+    order = [4, 2, 0, 5, 1, 3]
+    shuffled = choose(logits_RV[order], [sequences[i] for i in order])
+    assert [choice.token_id for choice in shuffled] == [together[i] for i in order]
+    single = [choose(logits_RV[i : i + 1], [sequences[i]])[0].token_id for i in range(6)]
+    assert single == together
+
+
+def test_the_key_of_a_token_comes_from_seed_index_and_position_only() -> None:
+    def key(seed: int, index: int, num_tokens: int) -> int:
+        request = Request(7, [3] * num_tokens, SamplingParams(n=3), seed=seed, max_len=99)
+        return request.sequences[index].next_token_key()
+
+    cases = [(1, 0, 4), (1, 1, 4), (1, 0, 5), (2, 0, 4), (-1, 0, 4), (11, 0, 4), (1, 2, 4)]
+    assert len({key(*case) for case in cases}) == len(cases)
+    assert key(1, 0, 4) == 297926159907385056, "seeded texts changed"
