@@ -64,9 +64,9 @@ def from_printable(text: str) -> bytes:
 def splits_in_order(spellings: Iterable[str], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """All ways to make each spelling, in order, out of two members of `vocabulary`.
 
-    A file that gives ranks (or scores) merges the adjacent pair whose union ranks first, whatever the
-    pair. Listing every pair in the order of the unions gives a merge list that does the same: pairs
-    that BPE would never meet cost memory only.
+    A file that gives ranks (or scores) merges the adjacent pair whose union ranks first, whatever
+    the pair. Listing every pair in the order of the unions gives a merge list that does the same:
+    pairs that BPE would never meet cost memory only.
     """
     return [
         (spelling[:cut], spelling[cut:])
@@ -92,7 +92,7 @@ def byte_bpe(
     missing = [byte for byte in range(256) if PRINTABLE[byte] not in vocabulary]
     if missing:
         raise TokenizerError(
-            "{file}: its vocabulary lacks {count} of the 256 single bytes, the first is 0x{byte:02x}",
+            "{file}: lacks {count} of the 256 single bytes, the first is 0x{byte:02x}",
             hint="The file is damaged or not a byte-level vocabulary.",
             file=file,
             count=len(missing),
@@ -109,7 +109,7 @@ def byte_bpe(
 
 
 def plain_encoder(bpe: Tokenizer) -> Callable[[str, bool], list[int]]:
-    """`Vocabulary.encode_plain` of a tokenizer for which the start of a prompt is like any other place."""
+    """`Vocabulary.encode_plain` where the start of a prompt is like any other place."""
 
     def encode_plain(text: str, opens_prompt: bool) -> list[int]:
         return bpe.encode(text, add_special_tokens=False).ids

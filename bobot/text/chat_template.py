@@ -1,14 +1,16 @@
 """Chat templates: Jinja as published with the models, in a sandbox.
 
-Same text as transformers' apply_chat_template (tokenization_utils_base.py, chat_template_utils.py):
-trim_blocks, lstrip_blocks, its tojson, raise_exception, strftime_now, loop controls, {% generation %};
-keys of a message that are None are left out; reasoning is given under the names templates use.
+Same text as transformers' apply_chat_template (tokenization_utils_base.py,
+chat_template_utils.py): trim_blocks, lstrip_blocks, its tojson, raise_exception, strftime_now,
+loop controls, {% generation %}; keys of a message that are None are left out; reasoning is given
+under the names templates use.
 
-A template comes from the network. The sandbox shows it the conversation as plain data, lets it change
-nothing but lists of its own, and stops it after MAX_STEPS loop turns and macro calls, MAX_SECONDS, or
-MAX_CHARACTERS in its output or in one string. It does not stop: memory, when a list holds one long
-text many times and is then joined or dumped; a single slow call (a sort, a JSON dump); the time the
-Jinja compiler takes on MAX_SOURCE characters; a template that writes a misleading prompt.
+A template comes from the network. The sandbox shows it the conversation as plain data, lets it
+change nothing but lists of its own, and stops it after MAX_STEPS loop turns and macro calls,
+MAX_SECONDS, or MAX_CHARACTERS in its output or in one string. It does not stop: memory, when a
+list holds one long text many times and is then joined or dumped; a single slow call (a sort, a
+JSON dump); the time the Jinja compiler takes on MAX_SOURCE characters; a template that writes a
+misleading prompt.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from bobot.errors import TemplateError
@@ -175,7 +178,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """namespace() without the underscore names, through which Python's internals could be reached."""
+    """namespace() without underscore names, through which Python's internals could be reached."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # a template may name an attribute `self`
         self, initial = args[0], dict(*args[1:], **kwargs)
@@ -314,7 +317,7 @@ def _as_shown(message: Mapping) -> dict:
 
 
 def _plain(data: Any) -> Any:
-    """A copy made of dicts, lists and exact scalars: no method of another type reaches the template."""
+    """A copy made of dicts, lists and exact scalars: the template sees no other type's methods."""
     if isinstance(data, Mapping):
         return {_plain(key): _plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -11,8 +11,8 @@ from bobot.text.tokenizer import Tokenizer, replace_each_byte
 class Detokenizer:
     """The pieces that push and finish return add up to tokenizer.decode(all ids).
 
-    opens_text=False: the ids go on with a text that stands before them, so that the first space of a
-    SentencePiece vocabulary is kept.
+    opens_text=False: the ids go on with a text that stands before them, so that the first space
+    of a SentencePiece vocabulary is kept.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, opens_text: bool = True) -> None:

@@ -1,8 +1,9 @@
-"""The head of a GGUF file: its metadata and the directory of its tensors. Not the tensors themselves.
+"""The head of a GGUF file: metadata and the directory of its tensors, not the tensors themselves.
 
-Used by the tokenizer that a GGUF embeds and by the checkpoint reader. Layout (ggml docs/gguf.md), all
-little-endian: "GGUF", version u32, number of tensors u64, number of pairs u64, the pairs, the tensor
-entries, padding to `general.alignment`, the data. A string is a u64 length and its UTF-8 bytes.
+Used by the tokenizer that a GGUF embeds and by the checkpoint reader. Layout (ggml docs/gguf.md),
+all little-endian: "GGUF", version u32, number of tensors u64, number of pairs u64, the pairs, the
+tensor entries, padding to `general.alignment`, the data. A string is a u64 length and its UTF-8
+bytes.
 
 Nothing is allocated before its size was compared with the file and with the limits below, so that a
 small hostile file costs little time and memory. Damage raises CheckpointError.
@@ -14,7 +15,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bobot.errors import CheckpointError
 
@@ -46,7 +47,7 @@ _SMALLEST_TENSOR_BYTES = 8 + 4 + 4 + 8
 
 
 class GgufTensor(NamedTuple):
-    """One directory entry. `shape` is in GGML order (fastest axis first); `offset` counts from data_offset."""
+    """`shape` is in GGML order (fastest axis first); `offset` counts from data_offset."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +58,7 @@ class GgufTensor(NamedTuple):
 @dataclass(frozen=True)
 class GgufHeader:
     version: int
-    metadata: dict[str, object]
+    metadata: dict[str, Any]
     tensors: list[GgufTensor]
     alignment: int
     data_offset: int  # from the start of the file; may lie past its end when there are no tensors
@@ -66,8 +67,8 @@ class GgufHeader:
 def read_header(path: str | Path) -> GgufHeader:
     """The metadata and the tensor directory of the GGUF file at `path` (versions 2 and 3).
 
-    Every tensor's offset is aligned and inside the file; whether its bytes fit too depends on its type
-    and is for the reader of the tensors to check. Raises CheckpointError.
+    Every tensor's offset is aligned and inside the file; whether its bytes fit too depends on its
+    type and is for the reader of the tensors to check. Raises CheckpointError.
     """
     with open(path, "rb") as file:
         if file.seek(0, 2) < 24:
@@ -91,7 +92,7 @@ class _Reader:
         version = self.version()
         num_tensors = self.count("tensors", MAX_TENSORS, _SMALLEST_TENSOR_BYTES)
         num_pairs = self.count("metadata pairs", MAX_PAIRS, _SMALLEST_PAIR_BYTES)
-        metadata: dict[str, object] = {}
+        metadata: dict[str, Any] = {}
         for _ in range(num_pairs):
             key = self.string()
             if key in metadata:
@@ -123,7 +124,7 @@ class _Reader:
             )
         return version
 
-    def alignment(self, metadata: dict[str, object]) -> int:
+    def alignment(self, metadata: dict[str, Any]) -> int:
         alignment = metadata.get("general.alignment", 32)
         is_integer = isinstance(alignment, int) and not isinstance(alignment, bool)
         if not is_integer or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
@@ -141,8 +142,8 @@ class _Reader:
         for tensor in tensors:
             if tensor.offset % alignment or data_offset + tensor.offset > len(self.data):
                 raise CheckpointError(
-                    "{file}: tensor {name!r} starts at byte {offset} of the data; allowed: a multiple of"
-                    " {alignment} up to {most}",
+                    "{file}: tensor {name!r} starts at byte {offset} of the data;"
+                    " allowed: a multiple of {alignment} up to {most}",
                     hint="The file is incomplete or damaged: download it again.",
                     file=self.path,
                     name=tensor.name,
@@ -175,7 +176,7 @@ class _Reader:
             )
         return GgufTensor(name, shape, self.number(_U32), self.number(_U64))
 
-    def value(self, kind: int, nesting: int = 0) -> object:
+    def value(self, kind: int, nesting: int = 0) -> Any:
         if kind in _NUMBERS:
             return self.number(_NUMBERS[kind])
         if kind == _STRING:
@@ -186,7 +187,7 @@ class _Reader:
             "{file}: metadata value of unknown type {found}", file=self.path, found=kind
         )
 
-    def array(self, nesting: int) -> list[object]:
+    def array(self, nesting: int) -> list[Any]:
         kind = self.number(_U32)
         item_bytes = _NUMBERS[kind].size if kind in _NUMBERS else 8
         count = self.count("array values", self.values_left, item_bytes)
@@ -199,7 +200,7 @@ class _Reader:
         return [self.value(kind, nesting) for _ in range(count)]
 
     def strings(self, count: int) -> list[str]:
-        """`count` strings; the same as string() each, unrolled because vocabularies have 400 000 of them."""
+        """string() `count` times, unrolled: a vocabulary and its merges have 400 000."""
         data, size, read = self.data, len(self.data), _U64.unpack_from
         items, end = [], self.position
         try:
@@ -247,7 +248,7 @@ class _Reader:
                 "{file}: a string in its head is not UTF-8", file=self.path
             ) from error
 
-    def number(self, form: struct.Struct) -> int | float | bool:
+    def number(self, form: struct.Struct) -> Any:
         return form.unpack_from(self.data, self.take(form.size))[0]
 
     def take(self, num_bytes: int) -> int:

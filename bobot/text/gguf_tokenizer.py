@@ -1,13 +1,14 @@
-"""The tokenizer that a GGUF file embeds in its metadata (keys tokenizer.ggml.*, tokenizer.chat_template).
+"""The tokenizer that a GGUF file embeds in its metadata, keys tokenizer.*.
 
-Two models: "llama" (SentencePiece pieces with scores) and "gpt2" (byte-level merges; `pre` names the
-split pattern). Names and rules: ggml-org/llama.cpp src/llama-vocab.cpp.
+Two models: "llama" (SentencePiece pieces with scores) and "gpt2" (byte-level merges; `pre` names
+the split pattern). Names and rules: ggml-org/llama.cpp src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 
@@ -46,7 +47,7 @@ _PRE_TOKENIZERS = {
 _BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "tekken")
 
 
-def read_gguf_tokenizer(path: Path, metadata: dict[str, object]) -> Vocabulary:
+def read_gguf_tokenizer(path: Path, metadata: dict[str, Any]) -> Vocabulary:
     """The vocabulary in GGUF metadata (see gguf_metadata.read_header)."""
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
@@ -75,7 +76,7 @@ def read_gguf_tokenizer(path: Path, metadata: dict[str, object]) -> Vocabulary:
     )
 
 
-def _token_id(path: Path, metadata: dict[str, object], key: str, size: int) -> int | None:
+def _token_id(path: Path, metadata: dict[str, Any], key: str, size: int) -> int | None:
     found = metadata.get(key)
     if found is not None and not (type(found) is int and 0 <= found < size):
         raise TokenizerError(
@@ -88,7 +89,7 @@ def _token_id(path: Path, metadata: dict[str, object], key: str, size: int) -> i
     return found
 
 
-def _array(path: Path, metadata: dict[str, object], key: str, kind: type, size: int | None) -> list:
+def _array(path: Path, metadata: dict[str, Any], key: str, kind: type, size: int | None) -> list:
     """The array at `key`, all of `kind`, of `size` values unless that is None."""
     values = metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(values, list) or not all(type(value) is kind for value in values):
@@ -106,7 +107,7 @@ def _array(path: Path, metadata: dict[str, object], key: str, kind: type, size: 
     return values
 
 
-def _read_pieces(path: Path, metadata: dict[str, object]) -> Vocabulary:
+def _read_pieces(path: Path, metadata: dict[str, Any]) -> Vocabulary:
     tokens = _array(path, metadata, "tokens", str, None)
     scores = _array(path, metadata, "scores", float, len(tokens))
     kinds = _array(path, metadata, "token_type", int, len(tokens))
@@ -120,7 +121,7 @@ def _read_pieces(path: Path, metadata: dict[str, object]) -> Vocabulary:
     return piece_vocabulary(path, model)
 
 
-def _read_merges(path: Path, metadata: dict[str, object]) -> Vocabulary:
+def _read_merges(path: Path, metadata: dict[str, Any]) -> Vocabulary:
     tokens = _array(path, metadata, "tokens", str, None)
     kinds = _array(path, metadata, "token_type", int, len(tokens))
     merges = [merge.partition(" ") for merge in _array(path, metadata, "merges", str, None)]

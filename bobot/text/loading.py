@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bobot.errors import NotFoundError, TokenizerError
 from bobot.text.chat_template import ChatTemplate
@@ -19,7 +20,7 @@ from bobot.text.vocabulary import Vocabulary
 
 MAX_FILE_BYTES = 1 << 28
 
-# In a folder, the first pattern with a match decides. GGUF last: its folder may hold the source files.
+# In a folder, the first pattern with a match decides.
 _PATTERNS = ("tokenizer.json", "tekken*.json", "*.model.v*", "*.model", "*.tiktoken", "*.gguf")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -39,12 +40,12 @@ _STOP_NAMES = (
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer at `path`: a model folder, a tokenizer file, a GGUF, or a weight file beside one.
+    """The tokenizer at `path`: a model folder, a tokenizer file, a GGUF, or weights beside one.
 
-    Read: tokenizer.json, tekken.json, SentencePiece and tiktoken `.model`, `.tiktoken`, `.gguf`; from
-    tokenizer_config.json, generation_config.json and chat_template.jinja beside it the BOS, stop tokens
-    and chat template. Raises NotFoundError when there is none, TokenizerError when it is damaged or of
-    another kind, CheckpointError for a damaged GGUF.
+    Read: tokenizer.json, tekken.json, SentencePiece and tiktoken `.model`, `.tiktoken`, `.gguf`;
+    from tokenizer_config.json, generation_config.json and chat_template.jinja beside it the BOS,
+    stop tokens and chat template. Raises NotFoundError when there is none, TokenizerError when it
+    is damaged or of another kind, CheckpointError for a damaged GGUF.
     """
     path = Path(path)
     is_folder = path.is_dir()
@@ -99,7 +100,7 @@ def _bytes(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _json(file: Path) -> object:
+def _json(file: Path) -> Any:
     try:
         return json.loads(_bytes(file))
     except (ValueError, RecursionError) as error:
@@ -124,13 +125,13 @@ def _with_ends(vocabulary: Vocabulary, config: dict, generation: dict) -> Vocabu
     names = _named_tokens(config)
     bos_id, eos_id = vocabulary.bos_id, vocabulary.eos_id
     if "bos_token" in config:
-        bos_id = specials.get(names.get("bos_token"))
+        bos_id = specials.get(names.get("bos_token", ""))
     elif bos_id is None and type(generation.get("bos_token_id")) is int:
         bos_id = generation["bos_token_id"]
     elif bos_id is None:
         bos_id = next((specials[name] for name in _BOS_NAMES if name in specials), None)
     if eos_id is None or "eos_token" in names:
-        eos_id = specials.get(names.get("eos_token"), eos_id)
+        eos_id = specials.get(names.get("eos_token", ""), eos_id)
     listed = generation.get("eos_token_id", [])
     stops = {specials[name] for name in _STOP_NAMES if name in specials}
     stops |= {i for i in (listed if isinstance(listed, list) else [listed]) if type(i) is int}
@@ -157,7 +158,7 @@ def _named_tokens(config: dict) -> dict[str, str]:
 
 def _chat_format(folder: Path, vocabulary: Vocabulary, config: dict) -> ChatFormat | None:
     """The published template, else the built-in format of the publisher's vocabulary."""
-    names = {i: name for name, i in vocabulary.special_tokens.items()}
+    names: dict[int | None, str] = {i: name for name, i in vocabulary.special_tokens.items()}
     variables: dict[str, object] = {
         "bos_token": names.get(vocabulary.bos_id, ""),
         "eos_token": names.get(vocabulary.eos_id, ""),

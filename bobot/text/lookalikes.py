@@ -1,14 +1,14 @@
 """Keeps text inside a conversation that looks like a special token from becoming one.
 
-A template mixes its own special tokens with what people wrote. Before rendering, `protect` puts one
-unused character (a mark) inside every special token that stands in a message; the template passes it
-through; the marked name no longer equals a special token; `restore` takes the marks out again before
-the text is encoded. A part of a name at the edge of a message is marked as well, so that it can't be
-completed by what the template puts beside it.
+A template mixes its own special tokens with what people wrote. Before rendering, `protect` puts
+one unused character (a mark) inside every special token that stands in a message; the template
+passes it through; the marked name no longer equals a special token; `restore` takes the marks out
+again before the text is encoded. A part of a name at the edge of a message is marked as well, so
+that it can't be completed by what the template puts beside it.
 
-Limits: a template whose logic searches messages for a special token does not see it there. A template
-that computes text out of a message character by character could take the mark apart from the name.
-Roles are protected like any other string.
+Limits: a template whose logic searches messages for a special token does not see it there. A
+template that computes text out of a message character by character could take the mark apart from
+the name. Roles are protected like any other string.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MARKS = range(0xF0000, 0xFFFFE)  # a private plane: no letter, no space, nothin
 
 
 class Guard:
-    """The marks for one conversation. `data` is everything that will be protected with this guard."""
+    """The mark for one conversation; `data` is all that will be protected with this guard."""
 
     def __init__(self, names: Iterable[str], data: object) -> None:
         used = set(_strings(data))

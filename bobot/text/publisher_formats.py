@@ -1,9 +1,10 @@
 """Chat formats of publishers whose own folders hold no template: Meta's Llama 2 and 3, Mistral's.
 
-Sources: meta-llama/llama llama/generation.py (Llama 2), meta-llama/llama-models models/llama3/chat_format.py,
-mistralai/mistral-common tokens/tokenizers/instruct.py (v1, v3, tekken) with its request normaliser.
-The special tokens stand as text in what render returns. After one of them SentencePiece puts its own space
-in front of what follows, so that Mistral v3 writes none.
+Sources: meta-llama/llama llama/generation.py (Llama 2), meta-llama/llama-models
+models/llama3/chat_format.py, mistralai/mistral-common tokens/tokenizers/instruct.py (v1, v3,
+tekken) with its request normaliser. The special tokens stand as text in what render returns.
+After one of them SentencePiece puts its own space in front of what follows, so that Mistral v3
+writes none.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _refuse(problem: str) -> TemplateError:
 
 
 def _text(message: dict) -> str:
-    """The text of a message; a list of text parts is joined by blank lines, as mistral-common does."""
+    """The text of a message; text parts are joined by blank lines, as mistral-common does."""
     content = message.get("content")
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
@@ -85,7 +86,7 @@ def _llama2(messages: list, tools: list | None) -> str:
 
 
 def _mistral(messages: list, tools: list | None, kind: str) -> str:
-    """v1 writes [INST] as text with spaces around and knows no tools; v3 and tekken have tokens for it.
+    """v1 writes [INST] as text and knows no tools; v3 and tekken have special tokens for both.
 
     The system prompt goes before the first user turn in v1, before the last one in v3 and tekken.
     """
@@ -118,7 +119,7 @@ def _mistral(messages: list, tools: list | None, kind: str) -> str:
 
 
 def _mistral_turns(messages: list) -> tuple[str, list[dict]]:
-    """The system prompt, and the turns with neighbours of one role merged and a user turn in front."""
+    """The system prompt; the turns, neighbours of one role merged, with a user turn in front."""
     _check_roles(messages, ("system", "user", "assistant", "tool"))
     system = "\n\n".join(_text(message) for message in messages if message["role"] == "system")
     turns: list[dict] = []

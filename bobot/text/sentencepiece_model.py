@@ -1,9 +1,10 @@
 """SentencePiece BPE models: the protobuf file, and its segmentation on the `tokenizers` library.
 
-Only what open language models use: BPE with the identity normaliser. The rules follow google/sentencepiece
-src/bpe_model.cc, src/normalizer.cc and src/sentencepiece_processor.cc (field numbers:
-src/sentencepiece_model.proto). Not reproduced: pieces of type UNUSED, which sentencepiece merges and
-splits again, take no part here; two pieces of equal score merge in the order of their ids.
+Only what open language models use: BPE with the identity normaliser. The rules follow
+google/sentencepiece src/bpe_model.cc, src/normalizer.cc and src/sentencepiece_processor.cc (field
+numbers: src/sentencepiece_model.proto). Not reproduced: pieces of type UNUSED, which
+sentencepiece merges and splits again, take no part here; two pieces of equal score merge in the
+order of their ids.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, models
 
@@ -43,7 +44,7 @@ class SentencePieceModel:
 
 
 def read_sentencepiece(path: Path, data: bytes) -> Vocabulary:
-    """The vocabulary of a `tokenizer.model`. Raises TokenizerError when it is damaged or not such a BPE."""
+    """The vocabulary of a `tokenizer.model`; TokenizerError when damaged or another model type."""
     try:
         model = _parse_model(path, data)
     except (ValueError, TypeError, struct.error) as error:
@@ -97,7 +98,7 @@ def _chat_kind(file: object, specials: dict[str, int], num_pieces: int) -> str:
 
 
 def _surface(file: object, piece: Piece, unknown_surface: str) -> bytes:
-    """What decode writes for a piece; only the space in front of a whole text is handled elsewhere."""
+    """What decode writes for a piece; the space in front of a whole text is not its concern."""
     if piece.kind == CONTROL:
         return b""
     if piece.kind == UNKNOWN:
@@ -151,8 +152,8 @@ def _library_tokenizer(file: object, pieces: list[Piece], unknown: int | None) -
 def _parse_model(path: Path, data: bytes) -> SentencePieceModel:
     """Field numbers: ModelProto 1 pieces, 2 trainer_spec, 3 normalizer_spec."""
     pieces: list[Piece] = []
-    trainer: dict[int, int | bytes] = {}
-    normalizer: dict[int, int | bytes] = {}
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
     for number, value in _fields(data):
         if number == 1:
             pieces.append(_parse_piece(value))
@@ -185,8 +186,8 @@ def _check_supported(path: Path, trainer: dict, normalizer: dict) -> None:
         )
     if normalizer.get(4, 1) or not normalizer.get(5, 1) or trainer.get(24, 0):
         raise TokenizerError(
-            "{file}: asks for other white space rules; bobot knows remove_extra_whitespaces = false,"
-            " escape_whitespaces = true, treat_whitespace_as_suffix = false",
+            "{file}: asks for other white space rules; bobot knows remove_extra_whitespaces=false,"
+            " escape_whitespaces=true, treat_whitespace_as_suffix=false",
             file=path,
         )
 
@@ -205,8 +206,8 @@ def _parse_piece(message: bytes) -> Piece:
     return Piece(str(text, "utf-8"), score, kind)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of each field: an int for varints, else the bytes. Raises ValueError."""
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each field: an int for varints, else bytes. Raises ValueError."""
     if not isinstance(message, bytes):
         raise ValueError("a number stands where a message must")
     position, end = 0, len(message)
@@ -242,7 +243,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a number of more than 10 bytes")
 
 
-def _signed(value: int | bytes) -> int:
+def _signed(value: Any) -> int:
     """A protobuf int32: negative numbers are stored as 64-bit two's complement."""
     number = int(value)
     return number - (1 << 64) if number >= 1 << 63 else number

@@ -7,8 +7,9 @@ special tokens: these follow from the publisher (Llama 3, OpenAI's o200k_harmony
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bobot.errors import TokenizerError
 from bobot.text.byte_bpe import (
@@ -53,14 +54,15 @@ _HARMONY_SPECIALS = {
 _O200K_RANKS, _HARMONY_SIZE = 199998, 201088
 _KIMI_NUM_SPECIALS = 256
 # mistral-common tokens/tokenizers/tekken.py: specials of files that do not list them.
-_TEKKEN_SPECIALS = (
-    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS]"
-    " [/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX]"
-    " [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
-).split()
+_TEKKEN_SPECIALS = [
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+    *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]"),
+    *("[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+    "[TOOL_CONTENT]",
+]
 
 
-def read_tiktoken(path: Path, data: bytes, config: dict[str, object]) -> Vocabulary:
+def read_tiktoken(path: Path, data: bytes, config: dict[str, Any]) -> Vocabulary:
     """The vocabulary of a tiktoken file with the specials that its publisher adds.
 
     `config` is the tokenizer_config.json beside it: Kimi's names its specials there. Without names,
@@ -85,7 +87,7 @@ def read_tiktoken(path: Path, data: bytes, config: dict[str, object]) -> Vocabul
     return _ranked(path, ranks, LLAMA3_PATTERN, specials, len(ranks), kind="llama3")
 
 
-def _kimi(path: Path, ranks: list[bytes], config: dict[str, object]) -> Vocabulary:
+def _kimi(path: Path, ranks: list[bytes], config: dict[str, Any]) -> Vocabulary:
     """moonshotai/Kimi-K2 tokenization_kimi.py: 256 specials after the ranks, some of them named."""
     names = {}
     for key, entry in dict(config["added_tokens_decoder"]).items():
@@ -151,7 +153,9 @@ def _ranked(
     )
 
 
-def _encoder(path: Path, ranks: list[bytes], first_id: int, pattern: str):
+def _encoder(
+    path: Path, ranks: list[bytes], first_id: int, pattern: str
+) -> Callable[[str, bool], list[int]]:
     spellings = [to_printable(token) for token in ranks]
     vocabulary = {spelling: first_id + rank for rank, spelling in enumerate(spellings)}
     if len(vocabulary) != len(spellings):
@@ -161,8 +165,8 @@ def _encoder(path: Path, ranks: list[bytes], first_id: int, pattern: str):
     return plain_encoder(bpe)
 
 
-def read_tekken(path: Path, document: object) -> Vocabulary:
-    """The vocabulary of a tekken.json: specials first, then as many ranks as the size leaves room for.
+def read_tekken(path: Path, document: Any) -> Vocabulary:
+    """The vocabulary of a tekken.json: specials first, then ranks up to default_vocab_size.
 
     decode gives nothing for a special token, as mistral-common's does.
     """
@@ -194,7 +198,7 @@ def read_tekken(path: Path, document: object) -> Vocabulary:
     )
 
 
-def _tekken_tokens(entries: list[dict[str, object]], count: int) -> Iterator[object]:
+def _tekken_tokens(entries: list[dict[str, Any]], count: int) -> Iterator[str]:
     for rank, entry in enumerate(entries[:count]):
         if entry["rank"] != rank:
             raise ValueError(f"rank {entry['rank']} stands at place {rank}")

@@ -1,4 +1,4 @@
-"""`Tokenizer`: strings to ids and back, and conversations to prompts, the same for every file format."""
+"""`Tokenizer`: strings to ids and back, conversations to prompts, alike for every file format."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Message = Mapping[str, Any]
 class ChatFormat(Protocol):
     """A chat template or a publisher's built-in format."""
 
-    source: str | None  # the Jinja text, None for a built-in format
+    source: str  # the Jinja text, or the name of a built-in format
 
-    def render(self, messages: list, tools: list | None, **variables: object) -> str: ...
+    def render(self, messages: list, tools: list | None, **variables: Any) -> str: ...
 
 
 class Tokenizer:
     """Made by bobot.text.load_tokenizer.
 
-    vocab_size is the highest id + 1; the model's own may be larger (padding). `adds_bos`: a plain prompt
-    starts with bos_id (encode never adds it). `eos_ids` are the stop tokens known to the tokenizer side.
-    `chat_template` is the Jinja source or the name of a built-in format, None if there is neither.
+    vocab_size is the highest id + 1; the model's own may be larger (padding). `adds_bos`: a plain
+    prompt starts with bos_id (encode never adds it). `eos_ids` are the stop tokens known to the
+    tokenizer side. `chat_template` is the Jinja source or the name of a built-in format, None if
+    there is neither.
     """
 
     def __init__(self, vocabulary: Vocabulary, chat: ChatFormat | None) -> None:
@@ -42,7 +43,7 @@ class Tokenizer:
         self._chat = chat
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Ids of `text`, without a BOS. Special tokens written in it count only with allow_special."""
+        """Ids of `text`, no BOS. Special tokens written in it count only with allow_special."""
         if not allow_special:
             return self._encode_plain(text, opens_prompt=True)
         return self._encode_parts(text, lambda part: part)
@@ -117,7 +118,7 @@ class Tokenizer:
         return self._encode_parts(text, guard.restore)
 
     def _encode_parts(self, text: str, restore: Callable[[str], str]) -> list[int]:
-        """Ids of `text` with the special tokens in it; `restore` is applied to what lies between."""
+        """Ids of `text` with its special tokens; what lies between goes through `restore`."""
         ids: list[int] = []
         for number, part in enumerate(self._special_pattern.split(text)):
             if number % 2:

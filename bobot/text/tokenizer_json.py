@@ -1,8 +1,9 @@
 """Hugging Face `tokenizer.json`, read by the `tokenizers` library that defines it.
 
-Only BPE, byte-level or in SentencePiece style: all that open chat models publish. Special tokens are
-taken out before the library sees the file, so that no text can become one; `Tokenizer` finds them
-itself where they are allowed. The flags lstrip, rstrip and single_word of special tokens do not act.
+Only BPE, byte-level or in SentencePiece style: all that open chat models publish. Special tokens
+are taken out before the library sees the file, so that no text can become one; `Tokenizer` finds
+them itself where they are allowed. The flags lstrip, rstrip and single_word of special tokens do
+not act.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -19,8 +21,8 @@ from bobot.text.sentencepiece_model import SPACE
 from bobot.text.vocabulary import Vocabulary, pieces_by_id
 
 
-def read_tokenizer_json(path: Path, document: object) -> Vocabulary:
-    """The vocabulary of a parsed tokenizer.json. Raises TokenizerError when damaged or of another kind."""
+def read_tokenizer_json(path: Path, document: Any) -> Vocabulary:
+    """The vocabulary of a parsed tokenizer.json; TokenizerError when damaged or another kind."""
     try:
         return _read(path, document)
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
@@ -32,7 +34,7 @@ def read_tokenizer_json(path: Path, document: object) -> Vocabulary:
         ) from error
 
 
-def _read(path: Path, document: object) -> Vocabulary:
+def _read(path: Path, document: Any) -> Vocabulary:
     model = document["model"]
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(
@@ -73,7 +75,7 @@ def _is_byte_level(path: Path, document: dict) -> bool:
     if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         return False
     raise TokenizerError(
-        "{file}: decoder {found}; bobot knows ByteLevel, Metaspace and the one of SentencePiece models",
+        "{file}: decoder {found}; bobot knows ByteLevel, Metaspace and SentencePiece's",
         file=path,
         found=sorted(kinds),
     )
@@ -132,7 +134,7 @@ def _library_tokenizer(path: Path, document: dict, specials: dict) -> Tokenizer:
     }
     try:
         return Tokenizer.from_str(json.dumps(reduced))
-    except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
+    except Exception as error:  # the library raises nothing finer
         raise TokenizerError(
             "{file}: the tokenizers library refuses it: {problem}",
             file=path,

@@ -1,7 +1,7 @@
 """What the ids of one tokenizer file stand for, and how its ordinary text becomes ids.
 
-Every reader of a tokenizer format (tokenizer_json, sentencepiece_model, tiktoken_files, gguf_tokenizer)
-ends in one `Vocabulary`; `Tokenizer` needs nothing else from them.
+Every reader of a tokenizer format (tokenizer_json, sentencepiece_model, tiktoken_files,
+gguf_tokenizer) ends in one `Vocabulary`; `Tokenizer` needs nothing else from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REPLACEMENT = "\ufffd".encode()
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    kind: str  # "llama2", "llama3", "mistral_v3", ...: which built-in chat format fits; "" when none does
+    kind: str  # which built-in chat format fits ("llama2", "mistral_v3", ...); "" when none does
     pieces: list[bytes]  # what each id adds to the text; b"" for ids that add nothing
     special_tokens: dict[str, int]  # never produced by encode_plain
     # ids of text without special tokens; the flag says that the text opens the whole prompt
@@ -31,7 +31,7 @@ class Vocabulary:
     # written as the space of a piece: not a space byte, not the sign of an unknown character.
     strips_leading_space: bool = False
     kept_space_ids: frozenset[int] = field(default_factory=frozenset)
-    # SentencePiece writes one U+FFFD per invalid byte, others one per maximal invalid run (Unicode 3.9).
+    # SentencePiece writes one U+FFFD per invalid byte, others one per maximal invalid run.
     replaces_each_byte: bool = False
 
 
