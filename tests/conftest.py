@@ -11,8 +11,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """The models of the tests are too small to share between threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

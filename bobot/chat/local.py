@@ -183,13 +183,8 @@ class LocalModel:
 
         Closing the iterator, or Ctrl-C while it runs, frees what the request held.
         """
-        params = _params(sampling)
         ids = self.encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        if stops and self.tokenizer is None:
-            self._need_tokenizer()
-        answers = [_Answer(self.tokenizer, StopStrings(stops)) for _ in range(params.n)]
-        return self._stream(ids, params, answers)
+        return self._start(ids, stop, sampling, opens_text=False)
 
     @overload
     def chat(
@@ -217,8 +212,30 @@ class LocalModel:
                 name=self.name,
             )
         ids = tokenizer.encode_chat([dict(message) for message in messages])
-        pieces = self.generate(ids, **{"max_tokens": None, **self.default_sampling, **sampling})
+        sampling = {"max_tokens": None, **self.default_sampling, **sampling}
+        pieces = self._start(ids, sampling.pop("stop", ()), sampling, opens_text=True)
         return pieces if stream else "".join(pieces)
+
+    def _start(
+        self,
+        ids: list[int],
+        stop: str | Sequence[str],
+        sampling: dict[str, Any],
+        *,
+        opens_text: bool,
+    ) -> Iterator[Piece]:
+        """A stream whose parameters are checked now, not at its first piece."""
+        params = _params(sampling)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        tokenizer = self._need_tokenizer() if stops else self.tokenizer
+        answers = [
+            _Answer(
+                None if tokenizer is None else Detokenizer(tokenizer, opens_text=opens_text),
+                StopStrings(stops),
+            )
+            for _ in range(params.n)
+        ]
+        return self._stream(ids, params, answers)
 
     def _stream(
         self, ids: list[int], params: SamplingParams, answers: list[_Answer]
@@ -264,8 +281,8 @@ class LocalModel:
                 if output.request_id in self._outputs:
                     self._outputs[output.request_id].append(output)
         output = mine.popleft()
-        if output.finish_reason == "error":
-            raise RequestError("The request failed: {error}", error=output.error)
+        if output.error is not None:
+            raise output.error
         return output
 
     def _checked(self, ids: Sequence[int] | Tensor) -> list[int]:
@@ -303,8 +320,8 @@ class LocalModel:
 class _Answer:
     """One answer on its way from tokens to text."""
 
-    def __init__(self, tokenizer: Tokenizer | None, stop: StopStrings) -> None:
-        self.detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+    def __init__(self, detokenizer: Detokenizer | None, stop: StopStrings) -> None:
+        self.detokenizer = detokenizer
         self.stop = stop
         self.is_finished = False
 

@@ -60,7 +60,8 @@ HF_BOOKKEEPING = (
 class TensorSource(Protocol):
     """What a dialect may ask of a checkpoint: raw config, shapes and single tensors."""
 
-    config: Mapping[str, Any]
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
     @property
     def tensors(self) -> Mapping[str, Any]: ...
@@ -99,7 +100,7 @@ class Fields:
         minimum: float | None = None,
     ) -> T:
         """The value of `key` as `kind`; `default` when absent or null. ConfigError otherwise."""
-        value = self.left.pop(key, None)
+        value: Any = self.left.pop(key, None)
         if value is None:
             if default is _REQUIRED:
                 raise ConfigError(
@@ -109,13 +110,12 @@ class Fields:
                     key=key,
                     kind=kind.__name__,
                 )
-            return default  # type: ignore[return-value]
+            return default  # pyright: ignore[reportReturnType]
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
-            raise self.wrong(key, value, kind.__name__)
-        if minimum is not None and value < minimum:
-            raise self.wrong(key, value, f"{kind.__name__} >= {minimum}")
+        if not _fits(value, kind, minimum):
+            bound = "" if minimum is None else f" >= {minimum}"
+            raise self.wrong(key, value, kind.__name__ + bound)
         return value
 
     def take_one_of(self, key: str, allowed: Iterable[Any], default: Any = _REQUIRED) -> Any:
@@ -150,6 +150,12 @@ class Fields:
             value=value,
             allowed=allowed,
         )
+
+
+def _fits(value: Any, kind: type, minimum: float | None) -> bool:
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        return False
+    return minimum is None or value >= minimum
 
 
 def rope_from_hf(fields: Fields) -> RopeParameters:

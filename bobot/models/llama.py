@@ -154,4 +154,4 @@ class Llama(nn.Module):
         return self.lm_head(hidden_RD).float()
 
     def kv_specs(self) -> list[AttentionSpec]:
-        return [layer.self_attn.spec for layer in self.model.layers]  # type: ignore[union-attr]
+        return [layer.self_attn.spec for layer in self.model.layers]  # pyright: ignore

@@ -78,7 +78,7 @@ def load_model(
 def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """The torch dtype of a name. Raises UsageError for one that models can't run in."""
     if dtype is None or dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
+        return dtype  # pyright: ignore[reportReturnType]
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise UsageError(
