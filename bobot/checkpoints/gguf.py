@@ -28,8 +28,7 @@ _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 def split_paths(path: Path) -> list[Path]:
-    """All files of the set that `path` belongs to, in order; [path] when its name is not that of a
-    set."""
+    """All files of the set that `path` belongs to, in order; [path] when it is a file alone."""
     match = _SPLIT.fullmatch(path.name)
     if match is None:
         return [path]

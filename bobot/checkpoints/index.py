@@ -9,18 +9,15 @@ from pathlib import Path
 
 from bobot.checkpoints.gguf import read_gguf, split_paths
 from bobot.checkpoints.mapped import MappedFile
-from bobot.checkpoints.meta_pth import read_pth, refuse_bare_pickle, shard_paths
+from bobot.checkpoints.meta_pth import read_pth, shard_paths
 from bobot.checkpoints.safetensors import read_safetensors, read_sharded
 from bobot.checkpoints.stored import Checkpoint
 from bobot.checkpoints.strict_json import read_json
-from bobot.errors import CheckpointError, NotFoundError, UnsafeFileError
+from bobot.errors import CheckpointError, NotFoundError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MISTRAL = "consolidated.safetensors"
-
-_LFS_START = b"version https://git-lfs.github.com/spec/"
-_HTML_STARTS = (b"<!doctype html", b"<html", b"<?xml")
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -39,13 +36,11 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    if (folder / INDEX).exists() or _is_there(folder / SINGLE):
+    if _is_there(folder / INDEX) or _is_there(folder / SINGLE):
         return _open_hf(folder)
     if _is_there(folder / MISTRAL):
         return _open_mistral(folder / MISTRAL)
     if shards := shard_paths(folder):
-        for shard in shards:
-            _refuse_placeholder(MappedFile(shard))
         config = read_json(folder / "params.json")
         return Checkpoint(folder, "meta", [read_pth(shard) for shard in shards], config)
     if gguf := _the_gguf(folder):
@@ -55,7 +50,6 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     file = MappedFile(path)
-    _refuse_placeholder(file)
     if file.read(0, 4) == b"GGUF":
         return _open_gguf(path)
     if file.read(0, 4) == b"PK\3\4":
@@ -67,7 +61,6 @@ def _open_file(path: Path) -> Checkpoint:
         )
     if path.name == MISTRAL:
         return _open_mistral(path)
-    _refuse_pickle(file)
     config = path.with_name("config.json")
     return Checkpoint(
         path,
@@ -81,21 +74,13 @@ def _open_file(path: Path) -> Checkpoint:
 def _open_hf(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
     if _is_there(folder / SINGLE):
-        file = MappedFile(folder / SINGLE)
-        _refuse_placeholder(file)
-        _refuse_pickle(file)
         tensors = read_safetensors(folder / SINGLE)
     else:
-        for shard in folder.glob("*.safetensors"):
-            _refuse_placeholder(MappedFile(shard))
         tensors = read_sharded(folder / INDEX)
     return Checkpoint(folder, "hf", [tensors], config, _generation_config(folder))
 
 
 def _open_mistral(path: Path) -> Checkpoint:
-    file = MappedFile(path)
-    _refuse_placeholder(file)
-    _refuse_pickle(file)
     config = read_json(path.with_name("params.json"))
     return Checkpoint(path.parent, "mistral", [read_safetensors(path)], config)
 
@@ -106,8 +91,7 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 
 def _the_gguf(folder: Path) -> Path | None:
-    """The one model of a folder; the files of a set count as one. Raises CheckpointError for a
-    choice."""
+    """The one model of a folder; a set counts as one. Raises CheckpointError for a choice."""
     models = {split_paths(path)[0] for path in sorted(folder.glob("*.gguf"))}
     if len(models) > 1:
         raise CheckpointError(
@@ -128,38 +112,6 @@ def _is_there(path: Path) -> bool:
 def _generation_config(folder: Path) -> dict:
     path = folder / "generation_config.json"
     return read_json(path) if path.exists() else {}
-
-
-def _refuse_placeholder(file: MappedFile) -> None:
-    """Files that a download leaves in place of weights: git-LFS pointers and web pages."""
-    start = file.read(0, 256)
-    if start.startswith(_LFS_START):
-        raise CheckpointError(
-            "{file} is a git-LFS pointer of {size} bytes, not the weights",
-            hint="Run 'git lfs pull' in its folder, or download the file itself.",
-            file=file.path,
-            size=file.size,
-        )
-    if start.lstrip().lower().startswith(_HTML_STARTS):
-        raise CheckpointError(
-            "{file} is a web page, not the weights",
-            hint="The download needed a login or failed; download it again.",
-            file=file.path,
-        )
-
-
-def _refuse_pickle(file: MappedFile) -> None:
-    """A pickle or torch zip that is called .safetensors. (A true header this large would pass 9
-    bytes later.)"""
-    start = file.read(0, 9)
-    if start.startswith(b"PK\3\4"):
-        raise UnsafeFileError(
-            "{file} is a zip file, not safetensors",
-            hint="Get the model as safetensors from its publisher.",
-            file=file.path,
-        )
-    if start.startswith(b"\x80") and start[8:] != b"{":
-        raise refuse_bare_pickle(file)
 
 
 def _nothing_found(folder: Path) -> CheckpointError:

@@ -28,8 +28,7 @@ _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class MappedFile:
-    """One regular, non-empty file. It stays mapped as long as this object or a tensor of it
-    lives."""
+    """One regular, non-empty file of weights; mapped as long as it or a tensor of it lives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,6 +44,7 @@ class MappedFile:
         finally:
             os.close(descriptor)
         self.size = len(self._map)
+        self._refuse_placeholder()
 
     def _open(self, descriptor: int) -> mmap.mmap:
         status = os.fstat(descriptor)
@@ -63,6 +63,22 @@ class MappedFile:
                 file=self.path,
                 reason=error.strerror,
             ) from error
+
+    def _refuse_placeholder(self) -> None:
+        start = self.read(0, 256)
+        if start.startswith(b"version https://git-lfs.github.com/spec/"):
+            raise CheckpointError(
+                "{file} is a git-LFS pointer of {size} bytes, not the weights",
+                hint="Run 'git lfs pull' in its folder, or download the file itself.",
+                file=self.path,
+                size=self.size,
+            )
+        if start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+            raise CheckpointError(
+                "{file} is a web page, not the weights",
+                hint="The download needed a login or failed; download it again.",
+                file=self.path,
+            )
 
     def read(self, start: int, stop: int) -> bytes:
         return self._map[start:stop]

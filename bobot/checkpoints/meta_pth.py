@@ -9,7 +9,6 @@ refused.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,14 @@ from torch import Tensor
 
 from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.stored import StoredTensor, dtype_name, num_elements, shown
-from bobot.checkpoints.tensor_pickle import MAX_PICKLE_BYTES, TensorRef, read_tensor_pickle
+from bobot.checkpoints.tensor_pickle import TensorRef, no_zip, read_tensor_pickle
 from bobot.checkpoints.zip_members import Member, read_members, verify
 from bobot.errors import CheckpointError, UnsafeFileError
 
-log = logging.getLogger("bobot.checkpoints")
-
-_SHARD = re.compile(r"consolidated\.(\d+)\.pth")
+_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 _MEMBER = re.compile(
     r"data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
 )
-_OLD_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""How torch.save began its files before version 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -56,7 +51,7 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one .pth file. Raises UnsafeFileError for code, CheckpointError for damage."""
     file = MappedFile(path)
     if file.read(0, 4) != b"PK\3\4":
-        raise refuse_bare_pickle(file)
+        raise no_zip(file)
     members = _without_folder(path, read_members(file))
     pickle_member = members.pop("data.pkl")
     verify(file, pickle_member)
@@ -71,38 +66,8 @@ def read_pth(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def refuse_bare_pickle(file: MappedFile) -> CheckpointError:
-    """Why a file that is no zip and should be weights is not opened; names what a pickle would
-    call."""
-    if file.read(0, len(_OLD_MAGIC)) == _OLD_MAGIC:
-        return CheckpointError(
-            "{file} has the container that torch wrote before version 1.6; bobot does not read it",
-            hint="Get the model as safetensors.",
-            file=file.path,
-        )
-    if file.read(0, 1) != b"\x80":
-        return CheckpointError(
-            "{file} is no torch file: it begins with {found!r}, not with a zip header",
-            hint="Download it again.",
-            file=file.path,
-            found=file.read(0, 8),
-        )
-    try:
-        read_tensor_pickle(file.path, file.read(0, MAX_PICKLE_BYTES))
-    except UnsafeFileError as error:
-        return error
-    except CheckpointError as error:
-        log.debug("not a pickle of tensors either: %s", error)
-    return UnsafeFileError(
-        "{file} is a bare pickle; bobot reads pickles only inside a torch zip file",
-        hint="Get the model as safetensors.",
-        file=file.path,
-    )
-
-
 def _without_folder(path: Path, members: dict[str, Member]) -> dict[str, Member]:
-    """Members by their name within the archive's one folder; only those that torch.save writes may
-    be there."""
+    """Members by their name in the archive's folder; others than torch.save's are refused."""
     folder = next(iter(members), "").partition("/")[0] + "/"
     if f"{folder}data.pkl" not in members:
         raise CheckpointError("{file} has no data.pkl; it is not a torch file", file=path)

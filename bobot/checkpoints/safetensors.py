@@ -20,6 +20,7 @@ from torch import Tensor
 from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.stored import StoredTensor, dtype_name, num_elements, shown
 from bobot.checkpoints.strict_json import parse_json, read_json
+from bobot.checkpoints.tensor_pickle import no_zip
 from bobot.checkpoints.writing import atomic_file
 from bobot.errors import CheckpointError, UnsafeFileError
 
@@ -53,9 +54,9 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file, in the order of their bytes. Raises CheckpointError on any
-    damage."""
+    """The tensors of one file, in the order of their bytes. Raises CheckpointError."""
     file = MappedFile(path)
+    _refuse_pickle(file)
     header, data_start = _read_header(file)
     found: dict[str, StoredTensor] = {}
     position = 0
@@ -84,8 +85,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_sharded(index_path: Path) -> dict[str, StoredTensor]:
-    """The tensors of all files that `model.safetensors.index.json` names, in the order of the
-    index."""
+    """The tensors of all files that the index names, in the order of the index."""
     weight_map = read_json(index_path, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("{file} has no weight_map", file=index_path)
@@ -132,6 +132,19 @@ def write_safetensors(
         for name in names:
             flat = tensors[name].detach().cpu().contiguous().view(-1)
             file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _refuse_pickle(file: MappedFile) -> None:
+    """A pickle or torch zip under the name of a safetensors file."""
+    start = file.read(0, 9)
+    if start.startswith(b"PK\3\4"):
+        raise UnsafeFileError(
+            "{file} is a zip file, not safetensors",
+            hint="Get the model as safetensors from its publisher.",
+            file=file.path,
+        )
+    if start.startswith(b"\x80") and start[8:] != b"{":
+        raise no_zip(file)
 
 
 def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:

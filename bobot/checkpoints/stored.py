@@ -24,8 +24,7 @@ MAX_DIMS = 8
 """No published model has a tensor with more axes; a file that claims more is damaged."""
 
 MAX_ELEMENTS = 1 << 48
-"""More elements than any file can hold; sizes are checked against it before they are multiplied
-further."""
+"""More elements than any file can hold; sizes are checked against it first."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def num_elements(shape: Sequence[int]) -> int | None:
-    """The product of the axes; None where an axis, their number or the product is out of every
-    bound."""
+    """The product of the axes; None where their number, one of them or the product is absurd."""
     if len(shape) > MAX_DIMS:
         return None
     count = 1

@@ -11,6 +11,7 @@ Memory and time grow with the size of the pickle, which is at most MAX_PICKLE_BY
 
 from __future__ import annotations
 
+import logging
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from typing import Any
 
 import torch
 
+from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.stored import Shape, dtype_name, num_elements, shown
 from bobot.errors import CheckpointError, UnsafeFileError
+
+log = logging.getLogger("bobot.checkpoints")
 
 MAX_PICKLE_BYTES = 1 << 20
 """The names and shapes of Llama 3.1 405B take a tenth of it."""
@@ -45,6 +49,8 @@ _DTYPES: dict[str, torch.dtype] = {
         *(torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64),
     )
 }
+_OLD_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How torch.save began its files before version 1.6: the pickled number 0x1950a86a20f9469cfc6c."""
 _TENSOR, _TENSOR_3 = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
 _PARAMETER, _ORDERED_DICT = "torch._utils._rebuild_parameter", "collections.OrderedDict"
 _KNOWN_GLOBALS = {*_STORAGES, *_DTYPES, _UNTYPED, _TENSOR, _TENSOR_3, _PARAMETER, _ORDERED_DICT}
@@ -98,6 +104,34 @@ def read_tensor_pickle(path: Path, data: bytes) -> dict[str, TensorRef]:
     if not isinstance(value, dict) or not all(isinstance(v, TensorRef) for v in value.values()):
         raise CheckpointError("{file} is not a plain table of named tensors", file=path)
     return value
+
+
+def no_zip(file: MappedFile) -> CheckpointError:
+    """Why a file that should be a torch zip is not opened; names what a pickle would call."""
+    if file.read(0, len(_OLD_MAGIC)) == _OLD_MAGIC:
+        return CheckpointError(
+            "{file} has the container that torch wrote before version 1.6; bobot does not read it",
+            hint="Get the model as safetensors.",
+            file=file.path,
+        )
+    if file.read(0, 1) != b"\x80":
+        return CheckpointError(
+            "{file} is no torch file: it begins with {found!r}, not with a zip header",
+            hint="Download it again.",
+            file=file.path,
+            found=file.read(0, 8),
+        )
+    try:
+        read_tensor_pickle(file.path, file.read(0, MAX_PICKLE_BYTES))
+    except UnsafeFileError as error:
+        return error
+    except CheckpointError as error:
+        log.debug("not a pickle of tensors either: %s", error)
+    return UnsafeFileError(
+        "{file} is a bare pickle; bobot reads pickles only inside a torch zip file",
+        hint="Get the model as safetensors.",
+        file=file.path,
+    )
 
 
 class _Machine:
@@ -251,8 +285,7 @@ def _view(
     shape: Shape,
     strides: Shape,
 ) -> TensorRef:
-    """Checked so that the view stays in its storage and is no larger than it (no stride of 0 that
-    repeats)."""
+    """A view that stays in its storage and is no larger than it (no stride of 0 that repeats)."""
     if not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise ValueError("a tensor without a shape")
     # What failed is not printed: tuples that hold each other twice print as 2**depth words.

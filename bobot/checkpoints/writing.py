@@ -1,5 +1,4 @@
-"""Files that are written whole or not at all: a temporary name beside the target, synced, then
-renamed."""
+"""Files that are written whole or not at all: a temporary file, synced, then renamed."""
 
 from __future__ import annotations
 

@@ -42,8 +42,7 @@ class Member:
 
 
 def read_members(file: MappedFile) -> dict[str, Member]:
-    """Every member by name. Raises CheckpointError for damage, UnsafeFileError for what should not
-    be there."""
+    """Every member by name. Raises CheckpointError for damage, UnsafeFileError for what is odd."""
     position, stop, count = _directory(file)
     members: dict[str, Member] = {}
     for member in _entries(file, position, stop):
@@ -156,8 +155,7 @@ def _wide(extra: bytes, values: list[int]) -> list[int]:
 
 
 def _check_order(file: MappedFile, members: list[Member], directory_start: int) -> None:
-    """From byte 0 to the directory there is nothing but members, each with at most a data
-    descriptor behind."""
+    """From byte 0 to the directory there are only members and their data descriptors."""
     position = 0
     for member in sorted(members, key=lambda member: member.header_start):
         gap = member.header_start - position

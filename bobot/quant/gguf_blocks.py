@@ -24,8 +24,7 @@ IQ4_VALUES = np.array(
 """The 16 levels of IQ4_NL and IQ4_XS (ggml-common.h, kvalues_iq4nl)."""
 
 _FP4_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
-"""Twice E2M1 (OCP microscaling formats 1.0, section 5.3.3: sign, two exponent bits, one mantissa
-bit)."""
+"""Twice E2M1 (OCP microscaling formats 1.0, 5.3.3): sign, two exponent bits, one mantissa bit."""
 
 
 def halves(blocks: Bytes, start: int, stop: int) -> Floats:
@@ -71,8 +70,7 @@ def dequantize_iq4_nl(blocks: Bytes) -> Floats:
 
 
 def dequantize_mxfp4(blocks: Bytes) -> Floats:
-    """One byte e, 16 bytes of E2M1: 2**(e - 127) * value, computed as 2**(e - 128) * doubled
-    value."""
+    """One byte e, 16 bytes of E2M1: 2**(e - 127) * value, as 2**(e - 128) * twice the value."""
     scales = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
     return scales * _FP4_DOUBLED[nibbles(blocks[:, 1:])]
 

@@ -19,8 +19,7 @@ from bobot.quant import gguf_blocks, kquants
 from bobot.quant.gguf_blocks import Bytes, Floats
 
 BLOCKS_AT_ONCE = 1 << 14
-"""Blocks dequantized in one step: bounds the temporary arrays to some 50 MB whatever the tensor's
-size."""
+"""Blocks dequantized in one step: keeps the temporary arrays below some 50 MB."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from bobot.quant.gguf_blocks import IQ4_VALUES, Bytes, Floats, halves, nibbles
 
 
 def dequantize_q2_k(blocks: Bytes) -> Floats:
-    """16 scale bytes (low half scale, high half minimum), 64 bytes of 2-bit q, d, dmin: d*s*q -
-    dmin*m."""
+    """16 bytes (low half scale s, high half minimum m), 64 bytes of 2-bit q, d, dmin.
+
+    d * s * q - dmin * m.
+    """
     scales, q = blocks[:, :16], _bit_planes(blocks[:, 16:80], 2, 32).reshape(-1, 16, 16)
     d_nG = halves(blocks, 80, 82) * (scales & 15).astype(np.float32)
     m_nG = halves(blocks, 82, 84) * (scales >> 4).astype(np.float32)
@@ -45,15 +47,13 @@ def dequantize_q4_k(blocks: Bytes) -> Floats:
 
 
 def dequantize_q5_k(blocks: Bytes) -> Floats:
-    """As Q4_K, with 32 bytes of fifth bits before the 128 bytes; bit g of byte i belongs to value
-    32g + i."""
+    """As Q4_K, with 32 bytes of fifth bits first; bit g of byte i belongs to value 32g + i."""
     fifth = np.unpackbits(blocks[:, 16:48, None], axis=2, bitorder="little").swapaxes(1, 2)
     return _scale_and_shift(blocks, _half_bytes(blocks[:, 48:176]) | fifth << 4)
 
 
 def dequantize_q6_k(blocks: Bytes) -> Floats:
-    """128 bytes of low 4 bits, 64 bytes of high 2 bits, sixteen int8 scales, d: d * s * (q -
-    32)."""
+    """128 bytes of low 4 bits, 64 of high 2 bits, sixteen int8 scales s, d: d * s * (q - 32)."""
     low = _bit_planes(blocks[:, :128], 4, 64)
     high = _bit_planes(blocks[:, 128:192], 2, 32)
     q = (low | high << 4).reshape(-1, 16, 16).astype(np.float32) - 32

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from hostile_pickles import PICKLES
-from malformed import CASES, Case, in_zip
+from malformed import CASES
+from malformed_case import Case
+from malformed_torch import in_zip
 
 from bobot.checkpoints import open_checkpoint
 from bobot.errors import BobotError, UnsafeFileError
