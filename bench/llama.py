@@ -4,7 +4,7 @@
     python bench/llama.py --layers 2 --runs 1   # a quick look
 
 The weights are random, at the real shape, written once to a temporary folder. Each measurement is a
-fresh process: load, one unmeasured prompt as warm-up, then one prompt and its decode. The engines
+fresh process: load, one short unmeasured prompt, then one prompt and its decode. The engines
 take turns (bobot, transformers, bobot, ...), so that a change of the machine's speed meets both.
 transformers runs its model directly with its cache, without the overhead of generate().
 
@@ -26,6 +26,8 @@ from machine import describe, measure_limits, peak_memory_bytes, run_worker, sum
 from random_llama import LLAMA_3_2_1B, weight_shapes, write_llama
 
 ENGINES = ("bobot", "transformers")
+WARM_UP = 32
+"""Tokens of the unmeasured prompt: enough to touch every weight and fill torch's caches."""
 
 
 def prompt_ids(length: int, seed: int) -> list[int]:
@@ -47,7 +49,7 @@ def time_bobot(folder: Path, prompt: int, new: int) -> tuple[list[float], list[i
             tokens += piece.ids
         return times, tokens
 
-    generate(prompt_ids(prompt, seed=1), 3)
+    generate(prompt_ids(WARM_UP, seed=1), 3)
     return generate(prompt_ids(prompt, seed=2), new)
 
 
@@ -68,7 +70,7 @@ def time_transformers(folder: Path, prompt: int, new: int) -> tuple[list[float],
             times.append(time.perf_counter())
         return times, tokens
 
-    generate(prompt_ids(prompt, seed=1), 3)
+    generate(prompt_ids(WARM_UP, seed=1), 3)
     return generate(prompt_ids(prompt, seed=2), new)
 
 
@@ -168,7 +170,7 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, default=LLAMA_3_2_1B["num_hidden_layers"])
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--prompt", type=int, default=512, help="tokens in the prompt")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens in the prompt")
     parser.add_argument("--new", type=int, default=33, help="tokens to generate")
     parser.add_argument("--runs", type=int, default=3, help="processes per engine")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
