@@ -41,7 +41,8 @@ def commands() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status of one command line; never raises for a user's mistake."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    # Not list(...): in this package that name is the module of `bobot list`.
+    argv = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in argv
     try:
         _prepare_output()
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(
             tr("not enough memory. Close other programs or use a smaller model."), 1, debug
         )
-    except Exception as error:  # noqa: BLE001: the last frame; a bug too must end in one line
+    except Exception as error:  # noqa: BLE001  a bug too must end in one line
         kind, reason = type(error).__name__, " ".join(str(error).split())
         line = tr(
             "unexpected {kind}: {reason}. Run again with --debug for the details.",

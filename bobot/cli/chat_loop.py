@@ -99,8 +99,8 @@ class Chat:
         self.screen.complain(
             tr(
                 "The conversation takes {count} tokens; the context of {model} holds {limit}."
-                " Nothing was cut off: /trim drops the oldest turns and answers, /new starts afresh,"
-                " /undo takes the last question back.",
+                " Nothing was cut off: /trim drops the oldest turns and answers, /new starts"
+                " afresh, /undo takes the last question back.",
                 count=count,
                 model=self.model.name,
                 limit=limit,

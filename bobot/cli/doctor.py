@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bobot import hardware
 from bobot.cli.table import bytes_text, table
-from bobot.hub.resolve import embedded_folder, is_model
+from bobot.hub.names import embedded_folder, is_model
 from bobot.messages import tr
 from bobot.paths import UserPaths, user_paths
 

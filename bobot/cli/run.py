@@ -13,7 +13,7 @@ from bobot.cli.loading import check_sampling, load_model
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
 from bobot.errors import UsageError
-from bobot.hub.resolve import names_model
+from bobot.hub.names import names_model
 from bobot.messages import tr
 
 DEFAULT_MAX_TOKENS = 1024
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 _write(str(piece))
     text = "".join(parts)
-    if not args.json and sys.stdout.isatty() and not text.endswith("\n"):
+    if not args.json and not text.endswith("\n"):
         print()
     if not stopping.is_stopped:
         _finish(model, text, args)
@@ -148,7 +148,7 @@ def _pieces(
 
 
 def _write(text: str) -> None:
-    """A terminal gets no control characters; a pipe gets exactly what the model said."""
+    """A terminal gets no control characters; a pipe gets what the model said."""
     sys.stdout.write(sanitize(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 

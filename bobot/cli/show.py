@@ -10,7 +10,7 @@ from pathlib import Path
 from bobot.cli.arguments import add_model
 from bobot.cli.table import bytes_text, count_text, facts
 from bobot.hub.manifest import Manifest, describe
-from bobot.hub.resolve import EMBEDDED, resolve
+from bobot.hub.names import EMBEDDED, resolve
 from bobot.messages import tr
 
 FORMATS = {

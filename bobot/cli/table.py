@@ -25,7 +25,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
     for name, value in pairs:
         wrapped = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
         lines += [name.ljust(indent) + wrapped[0], *(" " * indent + line for line in wrapped[1:])]
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def count_text(number: int) -> str:

@@ -1,3 +1,3 @@
 """Models on this machine: names -> folders, and what a folder holds. No torch, no network."""
 
-from bobot.hub.resolve import resolve as resolve
+from bobot.hub.names import resolve as resolve

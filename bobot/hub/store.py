@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bobot.errors import BobotError
 from bobot.hub.manifest import GgufReader, Manifest, describe
-from bobot.hub.resolve import EMBEDDED, embedded_folder, huggingface_cache, is_model, snapshot
+from bobot.hub.names import EMBEDDED, embedded_folder, huggingface_cache, is_model, snapshot
 from bobot.paths import user_paths
 
 

@@ -22,7 +22,8 @@ from bobot.paths import user_paths
 EMBEDDED = "bobot"
 HOSTED = ("openai", "anthropic", "gemini", "xai")
 MODEL_FILES = ("config.json", "params.json")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_STORED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 @cache
@@ -135,7 +136,7 @@ def snapshot(entry: Path) -> Path | None:
 
 def _stored(repository: str, environ: Mapping[str, str] | None) -> Path | None:
     """Where `repository` lies in bobot's model folder or in the Hugging Face cache."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository, re.ASCII) or ".." in repository:
+    if not _STORED.fullmatch(repository):
         return None
     own = user_paths(environ).models / repository
     if is_model(own):
@@ -151,7 +152,7 @@ def _not_found(name: str, repository: str) -> NotFoundError:
             hint="Name a model folder, or leave the name out for the embedded model.",
             name=name,
         )
-    if _REPOSITORY.fullmatch(repository) and not name.startswith((".", "/", "~")):
+    if _REPOSITORY.fullmatch(repository):
         return NotFoundError(
             "{name} is not on this machine, and this version of bobot does not download.",
             hint="Fetch it with: hf download {repository} --local-dir {folder}"
