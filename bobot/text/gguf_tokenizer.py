@@ -18,6 +18,7 @@ from bobot.text.byte_bpe import (
     KIMI_PATTERN,
     LLAMA3_PATTERN,
     O200K_PATTERN,
+    QWEN2_PATTERN,
     TEKKEN_PATTERN,
     byte_bpe,
     from_printable,
@@ -41,6 +42,7 @@ _PRE_TOKENIZERS = {
     "llama3": (LLAMA3_PATTERN, True),
     "llama-v3": (LLAMA3_PATTERN, True),
     "gpt-4o": (O200K_PATTERN, False),
+    "qwen2": (QWEN2_PATTERN, False),
     "tekken": (TEKKEN_PATTERN, True),
     "kimi-k2": (KIMI_PATTERN, False),
 }
