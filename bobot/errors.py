@@ -35,13 +35,12 @@ class BobotError(Exception):
         super().__init__(self.render(lambda text: text))
 
     def render(self, translate: Callable[[str], str]) -> str:
-        """The message with `translate` applied to the template and the hint before the values go
-        in.
-        """
-        parts = [
-            translate(part).format(**self.values) for part in (self.template, self.hint) if part
-        ]
-        return " ".join(" ".join(parts).split("\n"))
+        """One line: template and hint, each translated before the values go in."""
+        message = translate(self.template).format(**self.values)
+        if self.hint:
+            stop = "" if message.endswith((".", "!", "?", ":", ";")) else "."
+            message += f"{stop} {translate(self.hint).format(**self.values)}"
+        return " ".join(message.split())
 
 
 class UsageError(BobotError):

@@ -66,9 +66,8 @@ def config_from_meta(source: TensorSource) -> LlamaConfig:
     width = int(fields.take("ffn_dim_multiplier", float, 1.0, minimum=0.0) * width)
     multiple = fields.take("multiple_of", int, minimum=1)
     vocab_size = fields.take("vocab_size", int)
-    if vocab_size == -1:
-        num_shards = dim // source.tensors["layers.0.attention.wq.weight"].shape[0]
-        vocab_size = source.tensors["output.weight"].shape[0] * num_shards
+    if vocab_size == -1:  # Llama 2 leaves it to the tokenizer; every shard has an equal part of rows
+        vocab_size = source.tensors["output.weight"].shape[0] * source.num_shards
     fields.ignore("max_batch_size")
     config = LlamaConfig(
         vocab_size=vocab_size,

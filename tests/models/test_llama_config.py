@@ -17,9 +17,13 @@ from bobot.ops.rope import RopeParameters
 
 class Source:
     def __init__(
-        self, config: dict[str, Any], shapes: dict[str, tuple[int, ...]] | None = None
+        self,
+        config: dict[str, Any],
+        shapes: dict[str, tuple[int, ...]] | None = None,
+        num_shards: int = 1,
     ) -> None:
         self.config = config
+        self.num_shards = num_shards
         self.tensors = {
             name: type("Info", (), {"shape": shape})() for name, shape in (shapes or {}).items()
         }
@@ -134,8 +138,7 @@ def published_llama2_70b() -> LlamaConfig:
         "norm_eps": 1e-05,
         "vocab_size": -1,
     }
-    shapes = {"layers.0.attention.wq.weight": (1024, 8192), "output.weight": (4000, 8192)}
-    return config_from_meta(Source(raw, shapes))  # type: ignore[arg-type]
+    return config_from_meta(Source(raw, {"output.weight": (4000, 8192)}, num_shards=8))  # type: ignore[arg-type]
 
 
 def published_mistral_v01() -> LlamaConfig:
