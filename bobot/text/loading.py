@@ -126,7 +126,7 @@ def _with_ends(vocabulary: Vocabulary, config: dict, generation: dict) -> Vocabu
     bos_id, eos_id = vocabulary.bos_id, vocabulary.eos_id
     if "bos_token" in config:
         bos_id = specials.get(names.get("bos_token", ""))
-    elif bos_id is None and type(generation.get("bos_token_id")) is int:
+    elif bos_id is None and generation.get("bos_token_id") in specials.values():
         bos_id = generation["bos_token_id"]
     elif bos_id is None:
         bos_id = next((specials[name] for name in _BOS_NAMES if name in specials), None)
@@ -169,8 +169,8 @@ def _chat_format(folder: Path, vocabulary: Vocabulary, config: dict) -> ChatForm
         return ChatTemplate(_bytes(beside).decode("utf-8", "replace"), variables)
     published = config.get("chat_template", vocabulary.chat_template)
     if isinstance(published, list):
-        named = {entry["name"]: entry["template"] for entry in published if isinstance(entry, dict)}
-        if isinstance(named.get("default"), str):
+        named = {str(e.get("name")): str(e.get("template")) for e in published if type(e) is dict}
+        if "default" in named:
             return ChatTemplate(named["default"], variables, named.get("tool_use"))
     if isinstance(published, str):
         return ChatTemplate(published, variables)

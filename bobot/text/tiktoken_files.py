@@ -89,17 +89,16 @@ def read_tiktoken(path: Path, data: bytes, config: dict[str, Any]) -> Vocabulary
 
 def _kimi(path: Path, ranks: list[bytes], config: dict[str, Any]) -> Vocabulary:
     """moonshotai/Kimi-K2 tokenization_kimi.py: 256 specials after the ranks, some of them named."""
-    names = {}
-    for key, entry in dict(config["added_tokens_decoder"]).items():
-        if not (
-            key.isdigit() and isinstance(entry, dict) and isinstance(entry.get("content"), str)
-        ):
-            raise TokenizerError(
-                "{file}: added_tokens_decoder has a damaged entry {key!r}", file=path, key=key
-            )
-        names[int(key)] = entry["content"]
+    try:
+        names = {
+            int(key): token["content"] for key, token in config["added_tokens_decoder"].items()
+        }
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TokenizerError(
+            "{file}: added_tokens_decoder in tokenizer_config.json is damaged", file=path
+        ) from error
     reserved = range(len(ranks), len(ranks) + _KIMI_NUM_SPECIALS)
-    specials = {names.get(i, f"<|reserved_token_{i}|>"): i for i in reserved}
+    specials = {str(names.get(i, f"<|reserved_token_{i}|>")): i for i in reserved}
     return _ranked(path, ranks, KIMI_PATTERN, specials, None)
 
 

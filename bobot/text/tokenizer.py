@@ -137,13 +137,14 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, *, opens_prompt: bool) -> list[int]:
         try:
-            return self.vocabulary.encode_plain(text, opens_prompt)
+            text.encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(
                 "The text is not valid Unicode: character {position} is half of a surrogate pair.",
                 hint="Read the input as UTF-8.",
                 position=error.start,
             ) from error
+        return self.vocabulary.encode_plain(text, opens_prompt)
 
 
 def replace_each_byte(text: str) -> str:

@@ -124,10 +124,12 @@ def _library_tokenizer(path: Path, document: dict, specials: dict) -> Tokenizer:
     """The library's tokenizer without special tokens, truncation, padding and post-processing."""
     model = document["model"]
     unreachable = specials.keys() - {model.get("unk_token")}
+    added = [token for token in document.get("added_tokens") or [] if not token["special"]]
     vocab = {text: i for text, i in model["vocab"].items() if text not in unreachable}
+    vocab |= {token["content"]: token["id"] for token in added}  # else the library renumbers them
     reduced = document | {
         "model": model | {"type": "BPE", "vocab": vocab},
-        "added_tokens": [t for t in document.get("added_tokens") or [] if not t["special"]],
+        "added_tokens": added,
         "truncation": None,
         "padding": None,
         "post_processor": None,
