@@ -56,6 +56,7 @@ def load_model(
             model = family.model(config)
         ignored = _check_names(model, dialect, checkpoint)
         state = _read_all(model, dialect, checkpoint, config, progress)
+        _check_tied(model, dialect, checkpoint)
         if target is None:
             target = _main_dtype(state)
         generation_config = dict(checkpoint.generation_config)
@@ -133,6 +134,26 @@ def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> 
             name=unexpected[0],
         )
     return tuple(sorted(ignored))
+
+
+def _check_tied(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> None:
+    """A tensor that the settings tie to another may be stored twice, but then with equal values."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        kept = next(first for first, other in model.named_parameters() if other is parameter)
+        twin = source_name(name, dialect)
+        if name == kept or twin not in checkpoint.tensors:
+            continue
+        shape = tuple(parameter.shape)
+        if not torch.equal(
+            checkpoint.read(source_name(kept, dialect), shape), checkpoint.read(twin, shape)
+        ):
+            raise CheckpointError(
+                "{path}: the settings tie {twin} to {kept}, but the two tensors differ.",
+                hint="Correct tie_word_embeddings, or download settings and weights together.",
+                path=checkpoint.path.name,
+                twin=twin,
+                kept=source_name(kept, dialect),
+            )
 
 
 def _read_all(
