@@ -38,16 +38,22 @@ def importing() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    before = signal.signal(signal.SIGINT, _leave)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
+def _leave(*_: object) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\n")
+    os._exit(130)
+
+
 @contextlib.contextmanager
 def _waiting() -> Iterator[None]:
-    """ "loading ..." on a terminal's stderr while the block runs, wiped afterwards."""
+    """A line that says so on a terminal's stderr while the block runs, wiped afterwards."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield
         return
@@ -56,4 +62,4 @@ def _waiting() -> Iterator[None]:
     try:
         yield
     finally:
-        print("\r" + " " * len(text) + "\r", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

@@ -72,8 +72,14 @@ class PlainScreen:
     def _line(self, prompt: str) -> str:
         if self.is_interactive:
             print(prompt, end="", file=sys.stderr, flush=True)
-        data = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+        try:
+            data = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+        except KeyboardInterrupt:
+            self.say("")
+            raise
         if not data:
+            if self.is_interactive:
+                self.say("")
             raise EOFError
         start, self.num_bytes = self.num_bytes, self.num_bytes + len(data)
         try:

@@ -4,10 +4,8 @@ chat only.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 from rich.console import Console
 
+from bobot.cli.echo import without_echo
 from bobot.cli.markdown_stream import MarkdownStream
 from bobot.cli.screen import CONTINUATION, PROMPT, is_open, unquote
 from bobot.paths import make_private_folder, storage_error
@@ -60,7 +59,7 @@ class Terminal:
 
     def answer(self, pieces: Iterator[str]) -> None:
         print(flush=True)
-        with _without_echo():
+        with without_echo():
             stream = MarkdownStream(self.console)
             try:
                 for piece in pieces:
@@ -142,22 +141,3 @@ class _CommandCompleter(Completer):
                 yield Completion(
                     candidate[len(text) - start :], -start, display=candidate.split()[-1]
                 )
-
-
-@contextlib.contextmanager
-def _without_echo() -> Iterator[None]:
-    """Keys pressed during an answer are not echoed into it; they wait for the next prompt."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    silent = termios.tcgetattr(descriptor)
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
