@@ -27,8 +27,9 @@ class Batch:
 
 
 def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
-    """Position p of a sequence lives in slot block_table[p // block_size] * block_size + p %
-    block_size.
+    """The chunks as one batch.
+
+    Position p lives in slot block_table[p // block_size] * block_size + p % block_size.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -58,9 +59,7 @@ def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
 
 
 def _slots(table: list[int], num_tokens: int, cache: KVCache) -> slice | Tensor:
-    """The slots of positions 0..num_tokens-1; a slice, which reads without a copy, if they lie in
-    one run.
-    """
+    """The slots of positions 0..num_tokens-1: a slice if they lie in one run, else a tensor."""
     size = cache.block_size
     if table == list(range(table[0], table[0] + len(table))):
         return slice(table[0] * size, table[0] * size + num_tokens)
@@ -92,8 +91,7 @@ class Span:
 
 
 class PagedAttention:
-    """The serving form of `layers.context.AttentionContext`: keys and values go through the paged
-    cache.
+    """The serving form of `layers.context.AttentionContext`: through the paged cache.
 
     This is the torch reference: one attention call per sequence. A sequence whose blocks lie in
     one run is read in place; otherwise its keys and values are gathered, one copy per layer.
@@ -113,9 +111,7 @@ class PagedAttention:
         v_TKH: Tensor,
         sinks_N: Tensor | None = None,
     ) -> Tensor:
-        """Writes this step's keys and values, then attends over each whole sequence: (T, N,
-        v_head_dim).
-        """
+        """Writes this step's keys and values, then attends over whole sequences: see attention()."""
         self.cache.write(layer, spec, self.slots_T, k_TKH, v_TKH)
         outputs = []
         for span in self._spans(spec.sliding_window):

@@ -17,17 +17,13 @@ class EngineConfig:
     max_num_seqs: int = 16
     """Sequences that run at the same time; more wait."""
     max_num_batched_tokens: int = 512
-    """Tokens per step. A longer prompt is computed in chunks, so that others keep their pace
-    meanwhile.
-    """
+    """Tokens per step. A longer prompt is computed in chunks, so that others keep their pace."""
     max_model_len: int | None = None
     """Tokens of one sequence, prompt included; None: what the model was made for."""
     block_size: int = 16
     """Tokens per block; prefixes are shared in whole blocks."""
     num_blocks: int | None = None
-    """Blocks in the pool; None: enough for max_num_seqs full sequences, within POOL_SHARE of the
-    free memory.
-    """
+    """Blocks in the pool; None: see `choose_num_blocks`."""
     enable_prefix_caching: bool = True
 
     def __post_init__(self) -> None:
@@ -64,9 +60,10 @@ def choose_max_model_len(config: EngineConfig, model_len: int) -> int:
 def choose_num_blocks(
     config: EngineConfig, max_model_len: int, token_bytes: int, free_bytes: int
 ) -> int:
-    """Blocks in the pool. `token_bytes`: cache bytes of one token over all layers."""
-    if config.num_blocks is not None:
-        return config.num_blocks
+    """Blocks for max_num_seqs full sequences, or as many as POOL_SHARE of the free memory holds.
+
+    `token_bytes`: cache bytes of one token over all layers.
+    """
     wanted = config.max_num_seqs * -(-max_model_len // config.block_size)
     affordable = int(free_bytes * POOL_SHARE) // (token_bytes * config.block_size)
     if affordable < 1:

@@ -1,6 +1,4 @@
-"""The engine: requests of token ids in, one token per sequence and step out. No text, no threads,
-no HTTP.
-"""
+"""Requests of token ids in, one token per sequence and step out. No text, no threads, no HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from bobot.engine.block_pool import BlockPool
 from bobot.engine.config import EngineConfig, choose_max_model_len, choose_num_blocks
 from bobot.engine.kv_cache import bytes_per_token
 from bobot.engine.request import FinishReason, Request, Sequence, TokenOutput
-from bobot.engine.runner import CausalModel, Runner, first_weight, free_bytes
+from bobot.engine.runner import CausalModel, Runner, first_weight
 from bobot.engine.sampler import Choice, choose
 from bobot.engine.sampling_params import SamplingParams
 from bobot.engine.scheduler import Scheduler
@@ -181,7 +179,12 @@ class Engine:
 
 
 def _num_blocks(model: CausalModel, config: EngineConfig, max_model_len: int) -> int:
+    if config.num_blocks is not None:
+        return config.num_blocks
     weight = first_weight(model)
-    available = free_bytes(weight.device, hardware.detect().ram_available_bytes)
+    if weight.device.type == "cuda":
+        free_bytes = torch.cuda.mem_get_info(weight.device)[0]
+    else:
+        free_bytes = hardware.detect().ram_available_bytes
     token_bytes = bytes_per_token(model.kv_specs(), weight.dtype)
-    return choose_num_blocks(config, max_model_len, token_bytes, available)
+    return choose_num_blocks(config, max_model_len, token_bytes, free_bytes)

@@ -1,5 +1,4 @@
-"""The memory behind the blocks: keys and values of every layer. Who owns which block:
-block_pool.py.
+"""The memory behind the blocks: keys and values of every layer. Their owners: block_pool.py.
 
 P is the axis of slots: block b covers slots [b * block_size, (b + 1) * block_size).
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from bobot.engine.batch import build_batch
@@ -35,8 +34,7 @@ class Runner:
         self.cache = KVCache(model.kv_specs(), num_blocks, block_size, weight.dtype, weight.device)
 
     def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Sequence]]:
-        """Logits (R, V) of the sequences that have caught up with their tokens, and those
-        sequences.
+        """Logits (R, V), and the R sequences that have caught up with their tokens.
 
         If the model raises, nothing is committed: the same chunks can run again.
         """
@@ -50,8 +48,3 @@ class Runner:
 def first_weight(model: CausalModel) -> nn.Parameter:
     """The first floating-point parameter: its dtype and device are those of the cache."""
     return next(weight for weight in model.parameters() if weight.is_floating_point())
-
-
-def free_bytes(device: torch.device, ram_available_bytes: int) -> int:
-    """Memory that is free where the cache will live."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else ram_available_bytes

@@ -12,6 +12,9 @@ from bobot.errors import RequestError
 MAX_LOGPROBS = 20
 """OpenAI's limit on alternatives per token."""
 
+MAX_N = 128
+"""OpenAI's limit on answers per prompt."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -26,9 +29,7 @@ class SamplingParams:
     """0 keeps every token."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    """Over prompt and output, as in Hugging Face: divides positive logits, multiplies negative
-    ones.
-    """
+    """Over prompt and output, as in Hugging Face: positive logits / r, negative ones * r."""
     presence_penalty: float = 0.0
     """Over the output only, as in OpenAI's API: subtracted once from each token that occurred."""
     frequency_penalty: float = 0.0
@@ -45,33 +46,20 @@ class SamplingParams:
     distribution: before penalties, bias, temperature and filters."""
 
     def __post_init__(self) -> None:
-        _check("n", self.n, self.n >= 1, "1 or more")
-        _check(
-            "max_tokens",
-            self.max_tokens,
-            self.max_tokens is None or self.max_tokens >= 1,
-            "1 or more",
-        )
-        _check_number("temperature", self.temperature, 0.0, math.inf)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check(
-            "repetition_penalty",
-            self.repetition_penalty,
-            0.0 < self.repetition_penalty < math.inf,
-            "above 0",
-        )
-        _check(
-            "logprobs",
-            self.logprobs,
-            self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-            f"0 to {MAX_LOGPROBS}",
-        )
+        _check("n", self.n, 1, MAX_N)
+        if self.max_tokens is not None:
+            _check("max_tokens", self.max_tokens, 1)
+        _check("temperature", self.temperature, 0)
+        _check("top_p", self.top_p, 0, 1)
+        _check("top_k", self.top_k, 0)
+        _check("min_p", self.min_p, 0, 1)
+        _check("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        _check("presence_penalty", self.presence_penalty, -2, 2)
+        _check("frequency_penalty", self.frequency_penalty, -2, 2)
         for token_id, bias in self.logit_bias.items():
-            _check_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+            _check(f"logit_bias[{token_id}]", bias, -100, 100)
+        if self.logprobs is not None:
+            _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
 
     @property
     def is_greedy(self) -> bool:
@@ -88,13 +76,11 @@ class SamplingParams:
         )
 
 
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    fits = math.isfinite(value) and low <= value <= high
-    _check(name, value, fits, f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}")
-
-
-def _check(name: str, value: object, fits: bool, allowed: str) -> None:
-    if not fits:
+def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
         raise RequestError(
-            "{name} is {value}; allowed: {allowed}.", name=name, value=value, allowed=allowed
+            "{name} is {value}; allowed: {allowed}.",
+            name=name,
+            value=value,
+            allowed=f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}",
         )

@@ -44,9 +44,7 @@ class Scheduler:
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step: running sequences first, then waiting ones while there is
-        room.
-        """
+        """The chunks of the next step: running sequences first, then waiting ones that fit."""
         budget = self.config.max_num_batched_tokens
         chunks: list[Chunk] = []
         while len(chunks) < len(self.running) and budget > 0:
