@@ -111,7 +111,7 @@ class PagedAttention:
         v_TKH: Tensor,
         sinks_N: Tensor | None = None,
     ) -> Tensor:
-        """Writes this step's keys and values, then attends over whole sequences: see attention()."""
+        """Writes this step's keys and values, then attends over each sequence's cache."""
         self.cache.write(layer, spec, self.slots_T, k_TKH, v_TKH)
         outputs = []
         for span in self._spans(spec.sliding_window):
