@@ -28,7 +28,7 @@ from bobot.training.recipe import Recipe, StageSettings, digest
 from bobot.training.saving import load_newest
 from bobot.training.shards import is_current, read_shard, write_shard
 from bobot.training.vocabulary import load_tokenizer_file, save_tokenizer, train_tokenizer
-from bobot.weights import load_model
+from bobot.weights.load import load_model
 
 
 def run_recipe(recipe: Recipe, data: Path, out: Path, report: Report) -> None:

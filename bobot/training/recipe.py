@@ -102,7 +102,7 @@ class RunSettings:
     steps_per_checkpoint: int
     steps_per_evaluation: int
     held_out_documents: int
-    """Per source, never trained on."""
+    """Per source, counted after cutting; never trained on."""
     sample_prompts: list[str]
     """Answered at each evaluation."""
     card_prompts: list[str]
@@ -199,7 +199,7 @@ def _check(recipe: Recipe, where: str) -> None:
             )
     if recipe.run.tokens_per_micro_batch < recipe.run.max_document_tokens:
         raise TrainingError(
-            "{where}: tokens_per_micro_batch is {found}; allowed: {longest} (the longest document) or more.",
+            "{where}: tokens_per_micro_batch is {found}; allowed: {longest} or more.",
             where=where,
             found=recipe.run.tokens_per_micro_batch,
             longest=recipe.run.max_document_tokens,

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder `step-N`: `model.safetensors`, `optimizer.safetensors`, `state.json`, and
 `manifest.json` with the sha256 of each. It is written as `step-N.tmp`, synced, then renamed; the
-two newest stay. No random state is kept because the loop draws no random numbers: the order of the data
-follows from the recipe's seed and the step.
+two newest stay. No random state is kept because the loop draws no random numbers: the order of the
+data follows from the recipe's seed and the step.
 """
 
 from __future__ import annotations
