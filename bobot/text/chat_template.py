@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -33,8 +34,8 @@ from bobot.errors import TemplateError
 
 MAX_SOURCE = 1 << 20
 MAX_CHARACTERS = 1 << 24
-MAX_STEPS = 1_000_000
-MAX_SECONDS = 10.0
+MAX_STEPS = 200_000
+MAX_SECONDS = 5.0
 _MAX_WIDTH = 1000
 _MAX_BITS = 4096
 
@@ -55,8 +56,6 @@ _PADDING_METHODS = {
     "rjust",
     "zfill",
     "expandtabs",
-    "format",
-    "format_map",
     "translate",
 }
 _LIST_METHODS = {"append", "pop"}
@@ -160,6 +159,13 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, str) and attr in _PADDING_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Jinja's safe str.format, without fields that are padded to a computed or huge width."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and re.search(r"\d{4}|:[^}]*{", value.__self__):
+            raise jinja2.TemplateRuntimeError("a format field of huge or computed width")
+        return wrapped
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,7 @@ def ranked_merges(part: bytes, ranks: dict[bytes, int]) -> list[int]:
         return [ranks[part]]
     tokens = [part[i : i + 1] for i in range(len(part))]
     while True:
-        unions = [
-            (ranks.get(a + b), i) for i, (a, b) in enumerate(zip(tokens, tokens[1:], strict=False))
-        ]
+        unions = [(ranks.get(a + b), i) for i, (a, b) in enumerate(pairwise(tokens))]
         found = min(((rank, i) for rank, i in unions if rank is not None), default=None)
         if found is None:
             return [ranks[token] for token in tokens]
@@ -209,7 +208,8 @@ def test_a_folder_without_tokenizer_is_not_found(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_loads_no_library() -> None:
-    code = "import sys, bobot.text; print([m for m in ('tokenizers', 'jinja2', 'torch', 'numpy') if m in sys.modules])"
+    heavy = {"tokenizers", "jinja2", "torch", "numpy"}
+    code = f"import sys, bobot.text; print(sorted({heavy} & set(sys.modules)))"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -16,7 +16,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 
 def pieces() -> list[tuple[str, float, int]]:
-    """SentencePiece pieces: controls, a user-defined one, 256 bytes, words by falling score, letters."""
+    """SentencePiece pieces: controls, a user-defined one, 256 bytes, scored words, letters."""
     found = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
     found += [("[TAG]", 0.0, USER_DEFINED)]
     found += [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
