@@ -11,7 +11,7 @@ answers it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from bobot.chat import persona
@@ -41,7 +41,7 @@ class Session:
         self.persona = persona.load(persona.DEFAULT)
         self.own_system: str | None = None
         """The system prompt of /system; None: that of the persona."""
-        self.settings: dict[str, float | int] = {}
+        self.settings: dict[str, Any] = {}
         self.name: str | None = None
         """Under which it is saved; None until it is."""
 
@@ -135,7 +135,7 @@ class Session:
             return len(model.encode(self._plain_text()))
         return len(model.tokenizer.encode_chat(self.prompt(language)))
 
-    def reply(self, model: Any, language: str = "en") -> Iterator[Any]:
+    def reply(self, model: Any, language: str = "en") -> Generator[Any, None, None]:
         """The pieces of the answer to the pending question. What was yielded becomes the answer,
         also when the caller stops early; with nothing yielded the question stays pending.
 

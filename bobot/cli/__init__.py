@@ -117,9 +117,7 @@ def _run(argv: list[str]) -> int:
     command = Parser(prog=f"bobot {name}", description=commands()[name].capitalize() + ".")
     _add_global_options(command)
     module.add_arguments(command)
-    # parse_intermixed_args would take this text too, but cuts off "usage: " in English.
-    command.usage = command.usage or command.format_usage().removeprefix(tr("usage: ")).rstrip()
-    return module.run(command.parse_intermixed_args(args.rest, args))
+    return module.run(command.parse_words(args.rest, args))
 
 
 def _main_parser() -> Parser:

@@ -31,6 +31,17 @@ class Parser(argparse.ArgumentParser):
         self._positionals.title = tr("arguments")
         self.add_argument("-h", "--help", action="help", help=tr("show this help and stop"))
 
+    def parse_words(self, words: list[str], known: argparse.Namespace) -> argparse.Namespace:
+        """`words` parsed into `known`; options may stand between positional words.
+
+        After "--" every word is positional. argparse can't do both at once in Python 3.11.
+        """
+        if "--" in words:
+            return self.parse_args(words, known)
+        # parse_intermixed_args sets the same text, but cuts off "usage: " as if it were English.
+        self.usage = self.usage or self.format_usage().removeprefix(tr("usage: ")).rstrip()
+        return self.parse_intermixed_args(words, known)
+
     def error(self, message: str) -> None:
         for pattern, complain in _COMPLAINTS:
             if match := re.fullmatch(pattern, message, re.DOTALL):
@@ -90,7 +101,7 @@ _COMPLAINTS: tuple[tuple[str, Callable[..., UsageError]], ...] = (
 )
 
 
-def add_model(parser: Parser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL, the one positional argument of chat and show."""
     parser.add_argument(
         "model",
@@ -106,7 +117,7 @@ def add_model(parser: Parser) -> None:
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
 
 
-def add_sampling(parser: Parser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
     """The options that choose among the next tokens; their ranges are checked by SamplingParams."""
     parser.add_argument(
         "--temperature", type=float, metavar="X", help=tr("0 always takes the likeliest token")

@@ -20,7 +20,7 @@ from bobot.messages import LANGUAGES, tr
 from bobot.paths import write_atomic
 
 if TYPE_CHECKING:
-    from bobot.cli.chat import Chat
+    from bobot.cli.chat_loop import Chat
 
 _COMMAND = re.compile(r"/(\w+|\?)(?:\s+(.*))?", re.DOTALL)
 ALIASES = {"?": "help", "exit": "bye", "quit": "bye", "clear": "new"}

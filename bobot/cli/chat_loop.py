@@ -49,21 +49,23 @@ class Chat:
             self.say(
                 tr("{model} has no chat template: it continues your text.", model=self.model.name)
             )
-        was_interrupted = False
         while True:
             try:
-                entry = screen.read(self.context_line())
-                was_interrupted = False
-                self.handle(entry)
+                self.handle(self._read())
             except EOFError:
                 return int(self.has_failed and not screen.is_interactive)
-            except KeyboardInterrupt:
-                if was_interrupted or not screen.is_interactive:
-                    raise
-                was_interrupted = True
-                self.say(tr("Ctrl-D or /bye leaves; Ctrl-C once more, too."))
             except BobotError as error:
                 self.fail(error)
+
+    def _read(self) -> str:
+        """The next entry. The first Ctrl-C at the prompt says how to leave, the second leaves."""
+        try:
+            return self.screen.read(self.context_line())
+        except KeyboardInterrupt:
+            if not self.screen.is_interactive:
+                raise
+        self.say(tr("Ctrl-D or /bye leaves; Ctrl-C once more, too."))
+        return self.screen.read(self.context_line())
 
     def handle(self, entry: str) -> None:
         """One entry: nothing, a command, or a question to the model."""

@@ -4,6 +4,7 @@ chat only.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ from bobot.cli.screen import CONTINUATION, PROMPT, is_open, unquote
 from bobot.paths import make_private_folder, storage_error
 
 STYLE = Style.from_dict({"prompt": "bold", "bottom-toolbar": "noreverse fg:ansibrightblack"})
+
+log = logging.getLogger("bobot.cli")
 
 Candidates = Callable[[str], Iterable[str]]
 """The text before the cursor -> the entries it could become."""
@@ -92,7 +95,17 @@ def _history(path: Path | None) -> History:
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     except OSError as error:
         raise storage_error(path, error) from error
-    return FileHistory(path)
+    return _FileHistory(path)
+
+
+class _FileHistory(FileHistory):
+    """Lines are also remembered when they can't be written any more: a full disk ends no chat."""
+
+    def store_string(self, string: str) -> None:
+        try:
+            super().store_string(string)
+        except OSError as error:
+            log.warning("%s", storage_error(Path(str(self.filename)), error))
 
 
 def _key_bindings() -> KeyBindings:

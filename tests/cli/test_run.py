@@ -34,6 +34,16 @@ def test_two_words_are_model_and_prompt(
     assert asked == ["halo", "halo", "from the pipe", "mistral:7b"]
 
 
+def test_options_may_stand_anywhere_and_two_dashes_end_them(
+    run_bobot: Run, model: FakeModel
+) -> None:
+    run_bobot("run", "some/model", "--seed", "1", "halo")
+    run_bobot("run", "--seed", "1", "--", "--help me")
+    run_bobot("run", "some/model", "--", "-1")
+    asked = [call["messages"][0]["content"] for call in model.calls]
+    assert asked == ["halo", "--help me", "-1"]
+
+
 def test_piped_text_follows_the_prompt(run_bobot: Run, model: FakeModel) -> None:
     run_bobot("run", "Sum up:", stdin=b"line one\nline two\n")
     assert model.calls[-1]["messages"][0]["content"] == "Sum up:\n\nline one\nline two"
