@@ -1,4 +1,4 @@
-"""The generators of the shipped recipe: the same rows for one seed, both languages, nothing unfilled."""
+"""The generators of the shipped recipe: same rows for one seed, both languages, no gap left open."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_sums_are_right() -> None:
     for row in rows("chat"):
         for turn in row["messages"]:
             parts = turn["content"].rstrip(".").split()
-            if turn["role"] == "assistant" and len(parts) == 5 and parts[1] in words:
-                if parts[0].isdigit():
-                    wanted = operations[words[parts[1]]](int(parts[0]), int(parts[2]))
-                    assert int(parts[4]) == wanted, turn["content"]
-                    checked += 1
+            is_sum = len(parts) == 5 and parts[0].isdigit() and parts[1] in words
+            if turn["role"] == "assistant" and is_sum:
+                wanted = operations[words[parts[1]]](int(parts[0]), int(parts[2]))
+                assert int(parts[4]) == wanted, turn["content"]
+                checked += 1
     assert checked > 100
