@@ -1,4 +1,4 @@
-"""The generators of the shipped recipe: same rows for one seed, both languages, no gap left open."""
+"""The generators of the shipped recipe: same rows for one seed, both languages, no gap open."""
 
 from __future__ import annotations
 
