@@ -255,7 +255,8 @@ class LocalModel:
                 if answer.is_finished:
                     continue
                 num_tokens += 1
-                num_cached = output.num_cached_tokens
+                if output.index == 0:  # the others find the prompt that the first one computed
+                    num_cached = output.num_cached_tokens
                 piece = answer.push(output)
                 finish_reason = piece.finish_reason or finish_reason
                 yield piece

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bobot.errors import ConfigError
 from bobot.layers.context import AttentionContext, AttentionSpec
+from bobot.layers.linear import Linear
 from bobot.layers.norm import RMSNorm
 from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
 
@@ -64,10 +65,10 @@ class LlamaAttention(nn.Module):
         super().__init__()
         n, k, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, n * h, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, k * h, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, k * h, bias=bias)
-        self.o_proj = nn.Linear(n * h, config.hidden_size, bias=bias)
+        self.q_proj = Linear(config.hidden_size, n * h, bias=bias)
+        self.k_proj = Linear(config.hidden_size, k * h, bias=bias)
+        self.v_proj = Linear(config.hidden_size, k * h, bias=bias)
+        self.o_proj = Linear(n * h, config.hidden_size, bias=bias)
         self.head_dim = h
         self.spec = AttentionSpec(
             num_heads=n,
@@ -93,9 +94,9 @@ class LlamaMLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = nn.Linear(d, f, bias=bias)
-        self.up_proj = nn.Linear(d, f, bias=bias)
-        self.down_proj = nn.Linear(f, d, bias=bias)
+        self.gate_proj = Linear(d, f, bias=bias)
+        self.up_proj = Linear(d, f, bias=bias)
+        self.down_proj = Linear(f, d, bias=bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
@@ -141,7 +142,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = LlamaDecoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

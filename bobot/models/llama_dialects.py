@@ -66,7 +66,7 @@ def config_from_meta(source: TensorSource) -> LlamaConfig:
     width = int(fields.take("ffn_dim_multiplier", float, 1.0, minimum=0.0) * width)
     multiple = fields.take("multiple_of", int, minimum=1)
     vocab_size = fields.take("vocab_size", int)
-    if vocab_size == -1:  # Llama 2 leaves it to the tokenizer; every shard has an equal part of rows
+    if vocab_size == -1:  # Llama 2: the shards have equal parts of the rows
         vocab_size = source.tensors["output.weight"].shape[0] * source.num_shards
     fields.ignore("max_batch_size")
     config = LlamaConfig(
