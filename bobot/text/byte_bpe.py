@@ -73,10 +73,10 @@ def splits_in_order(spellings: Iterable[str], vocabulary: dict[str, int]) -> lis
     pairs that BPE would never meet cost memory only.
     """
     return [
-        (spelling[:cut], spelling[cut:])
+        (head, tail)
         for spelling in spellings
         for cut in range(1, len(spelling))
-        if spelling[:cut] in vocabulary and spelling[cut:] in vocabulary
+        if (tail := spelling[cut:]) in vocabulary and (head := spelling[:cut]) in vocabulary
     ]
 
 

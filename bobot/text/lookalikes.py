@@ -8,7 +8,8 @@ that it can't be completed by what the template puts beside it.
 
 Limits: a template whose logic searches messages for a special token does not see it there. A
 template that computes text out of a message character by character could take the mark apart from
-the name. Roles are protected like any other string.
+the name. Roles are protected like any other string. Added tokens that a file does not call
+special are ordinary text to their publisher: no text is kept from becoming one.
 """
 
 from __future__ import annotations

@@ -15,12 +15,9 @@ from typing import Any
 
 from bobot.errors import TemplateError
 
-# kind of a vocabulary -> its format
-KINDS = ("llama2", "llama3", "mistral_v1", "mistral_v3", "mistral_tekken")
-
 
 class PublisherFormat:
-    """The built-in format of one of KINDS."""
+    """The format of one kind: llama2, llama3, mistral_v1, mistral_v3 or mistral_tekken."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

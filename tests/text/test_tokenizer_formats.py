@@ -194,6 +194,14 @@ def test_named_tokens_and_stop_tokens_come_from_the_files_beside(tmp_path: Path)
     assert tokenizer.render([{"role": "user", "content": "halo"}]) == "<|begin|>halo<|end|>"
 
 
+def test_a_post_processor_that_puts_bos_first_is_noticed(tmp_path: Path) -> None:
+    document = tiny.byte_level_json()
+    assert not load_tokenizer(write_json(tmp_path, document, {"bos_token": "<|begin|>"})).adds_bos
+    bos_first = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|begin|>"}}]}
+    document["post_processor"] = {"type": "Sequence", "processors": [bos_first]}
+    assert load_tokenizer(write_json(tmp_path, document)).adds_bos
+
+
 def test_a_weight_file_finds_the_tokenizer_beside_it(tmp_path: Path) -> None:
     write_json(tmp_path, tiny.byte_level_json())
     assert load_tokenizer(tmp_path / "model.safetensors").encode("the") == load_tokenizer(
