@@ -18,9 +18,8 @@ WEIGHT_ROWS_AT_ONCE = 512
 def linear(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: (T, F) in x's dtype.
 
-    On a CPU where torch has no fast 16-bit product, many rows are multiplied in float32: the weights
-    stay in memory as published, and it is several times as fast (bench/RESULTS.md). Both ways sum
-    in float32 and round once at the end.
+    On a CPU where torch has no fast 16-bit product, many rows are multiplied in float32: several
+    times as fast, while the weights stay as published. Both ways sum in float32 and round once.
     """
     if (
         x_TD.dtype not in HALF_DTYPES

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bobot import kernels
 from bobot.quant import gguf_blocks, kquants
 from bobot.quant.gguf_blocks import Bytes, Floats
 
@@ -34,6 +35,8 @@ class BlockType:
     block_size: int
     block_bytes: int
     dequantize: Callable[[Bytes], Floats]
+    kernel: Callable[[Bytes, Floats], None] | None = None
+    """The same in C++, writing its second argument; used where the extension is built."""
 
 
 DENSE_TYPES = {
@@ -52,7 +55,7 @@ BLOCK_TYPES = {
     3: BlockType("Q4_1", 32, 20, gguf_blocks.dequantize_q4_1),
     6: BlockType("Q5_0", 32, 22, gguf_blocks.dequantize_q5_0),
     7: BlockType("Q5_1", 32, 24, gguf_blocks.dequantize_q5_1),
-    8: BlockType("Q8_0", 32, 34, gguf_blocks.dequantize_q8_0),
+    8: BlockType("Q8_0", 32, 34, gguf_blocks.dequantize_q8_0, kernels.dequantize_q8_0),
     10: BlockType("Q2_K", 256, 84, kquants.dequantize_q2_k),
     11: BlockType("Q3_K", 256, 110, kquants.dequantize_q3_k),
     12: BlockType("Q4_K", 256, 144, kquants.dequantize_q4_k),
@@ -85,6 +88,9 @@ def dequantize(kind: BlockType, data_bytes: Tensor, shape: Sequence[int]) -> Ten
     blocks = data_bytes.numpy().reshape(-1, kind.block_bytes)
     values = np.empty((len(blocks), kind.block_size), np.float32)
     assert values.size == math.prod(shape) and shape[-1] % kind.block_size == 0
+    if kind.kernel is not None and kernels.available:
+        kind.kernel(blocks, values)
+        return torch.from_numpy(values).view(tuple(shape))
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # an infinite scale is the file's own business

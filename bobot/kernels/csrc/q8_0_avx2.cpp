@@ -18,6 +18,7 @@ struct Avx2 {
     }
     static void store(float* to, Vector a) { _mm256_storeu_ps(to, a); }
     static Vector broadcast(float value) { return _mm256_set1_ps(value); }
+    static Vector mul(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
     static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
     static float sum(Vector a) {
         __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

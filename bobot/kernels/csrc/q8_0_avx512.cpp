@@ -18,6 +18,7 @@ struct Avx512 {
     }
     static void store(float* to, Vector a) { _mm512_storeu_ps(to, a); }
     static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+    static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
     static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
     static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
     static float from_half(std::uint16_t bits) { return _cvtsh_ss(bits); }

@@ -2,7 +2,8 @@
 //
 //     Vector, width      a register of `width` floats
 //     zero load store    load_bytes: `width` signed bytes, widened to floats
-//     broadcast fma sum  fma(a, b, c) = a * b + c; sum adds the lanes
+//     broadcast mul fma  fma(a, b, c) = a * b + c
+//     sum                of the lanes
 //     from_half          float16 bits to float
 //
 // Each instruction set has its own source file, compiled with its own flags. Its Simd type lies in an
@@ -23,7 +24,7 @@ struct Q8Loops {
             const Vector scale = Simd::broadcast(Simd::from_half(blocks[i].scale));
             for (std::size_t v = 0; v < kVectors; ++v) {
                 const Vector values = Simd::load_bytes(blocks[i].values + v * Simd::width);
-                Simd::store(out + v * Simd::width, Simd::fma(values, scale, Simd::zero()));
+                Simd::store(out + v * Simd::width, Simd::mul(values, scale));
             }
             out += kQ8BlockWeights;
         }

@@ -15,6 +15,7 @@ struct Portable {
     static Vector load_bytes(const std::int8_t* from) { return static_cast<float>(*from); }
     static void store(float* to, Vector a) { *to = a; }
     static Vector broadcast(float value) { return value; }
+    static Vector mul(Vector a, Vector b) { return a * b; }
     static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
     static float sum(Vector a) { return a; }
 
