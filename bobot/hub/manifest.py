@@ -214,12 +214,24 @@ def _has_template(folder: Path) -> bool:
     return config.is_file() and bool(read_json(config).get("chat_template"))
 
 
+def _parts(path: Path) -> list[Path]:
+    """The files of a GGUF model: NAME-00001-of-00003.gguf and its siblings, else the one file."""
+    match = re.fullmatch(r"(.*-)0*1(-of-\d+\.gguf)", path.name)
+    if match is None:
+        return [path]
+    begin, end = match.groups()
+    files = path.parent.iterdir()
+    return sorted(file for file in files if file.name.startswith(begin) and file.name.endswith(end))
+
+
 def _describe_gguf(name: str, path: Path, read_gguf: GgufReader) -> Manifest:
-    header = read_gguf(path)
-    facts = header.metadata
+    parts = _parts(path)
+    headers = [read_gguf(part) for part in parts]
+    facts = headers[0].metadata
     architecture = facts.get("general.architecture")
     tensors = [
         (GGML_TYPES.get(tensor.ggml_type, f"ggml type {tensor.ggml_type}"), math.prod(tensor.shape))
+        for header in headers
         for tensor in header.tensors
     ]
     return Manifest(
@@ -229,7 +241,7 @@ def _describe_gguf(name: str, path: Path, read_gguf: GgufReader) -> Manifest:
         architecture=architecture,
         num_parameters=sum(size for _, size in tensors) or None,
         dtype=_commonest(tensors),
-        size_bytes=path.stat().st_size,
+        size_bytes=sum(part.stat().st_size for part in parts),
         context=facts.get(f"{architecture}.context_length"),
         licence=facts.get("general.license"),
         tokenizer=facts.get("tokenizer.ggml.model"),

@@ -23,6 +23,7 @@ EMBEDDED = "bobot"
 HOSTED = ("openai", "anthropic", "gemini", "xai")
 MODEL_FILES = ("config.json", "params.json")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LATER_PART = re.compile(r"-(?!0*1-)\d+-of-\d+\.gguf$")
 _STORED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
@@ -39,12 +40,11 @@ def embedded_folder() -> Path:
 
 
 def is_model(path: Path) -> bool:
-    """Whether `path` looks like a model: a weight file, or a folder with a config or one GGUF
-    file.
-    """
-    if path.is_file():
+    """Whether `path` looks like a model: a weight file, or a folder with a config or GGUF files."""
+    # os.path, since a prompt is asked too: Path.is_file raises for a text too long to be a name.
+    if os.path.isfile(path):
         return path.suffix in (".gguf", ".safetensors")
-    return any((path / name).is_file() for name in MODEL_FILES) or len(_ggufs(path)) == 1
+    return any(os.path.isfile(path / name) for name in MODEL_FILES) or bool(ggufs(path))
 
 
 def names_model(name: str, environ: Mapping[str, str] | None = None) -> bool:
@@ -62,7 +62,7 @@ def resolve(name: str | Path | None, environ: Mapping[str, str] | None = None) -
     if name is None or name == EMBEDDED:
         return _embedded()
     path = Path(name).expanduser()
-    if path.exists():
+    if os.path.exists(path):
         return _in_folder(path)
     name = str(name)
     repository = aliases().get(name, name)
@@ -79,27 +79,29 @@ def _embedded() -> Path:
             hint="Install bobot again, or name a model folder: bobot chat FOLDER",
             folder=folder,
         )
-    return folder
+    return _in_folder(folder)
 
 
-def _ggufs(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+def ggufs(folder: Path) -> list[Path]:
+    """The GGUF models of a folder, sorted; a model in several files is its first file."""
+    files = sorted(folder.glob("*.gguf")) if os.path.isdir(folder) else []
+    return [file for file in files if not _LATER_PART.search(file.name)]
 
 
 def _in_folder(path: Path) -> Path:
     """`path` itself, or the one GGUF file of a folder that has nothing else."""
     if path.is_file() or any((path / name).is_file() for name in MODEL_FILES):
         return path
-    ggufs = _ggufs(path)
-    if len(ggufs) == 1:
-        return ggufs[0]
-    if ggufs:
+    found = ggufs(path)
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise NotFoundError(
-            "{folder} holds {count} GGUF files.",
+            "{folder} holds {count} GGUF models.",
             hint="Name one of them: {names}",
             folder=path,
-            count=len(ggufs),
-            names=", ".join(file.name for file in ggufs),
+            count=len(found),
+            names=", ".join(str(file) for file in found),
         )
     raise NotFoundError(
         "{folder} is no model folder: it has no config.json, params.json or .gguf file.",

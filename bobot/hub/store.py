@@ -9,14 +9,21 @@ from pathlib import Path
 
 from bobot.errors import BobotError
 from bobot.hub.manifest import GgufReader, Manifest, describe
-from bobot.hub.names import EMBEDDED, embedded_folder, huggingface_cache, is_model, snapshot
+from bobot.hub.names import (
+    EMBEDDED,
+    MODEL_FILES,
+    embedded_folder,
+    ggufs,
+    huggingface_cache,
+    is_model,
+    snapshot,
+)
 from bobot.paths import user_paths
 
 
 def models(environ: Mapping[str, str] | None = None) -> Iterator[tuple[str, Path]]:
     """(name to type, path) of each model found, the embedded one first."""
-    if is_model(embedded_folder()):
-        yield EMBEDDED, embedded_folder()
+    yield from _in_folder(EMBEDDED, embedded_folder())
     yield from _in_own_folder(user_paths(environ).models)
     yield from _in_huggingface_cache(huggingface_cache(environ))
 
@@ -35,24 +42,30 @@ def manifests(
 
 
 def _in_own_folder(folder: Path) -> Iterator[tuple[str, Path]]:
-    """FOLDER/NAME and FOLDER/ORG/NAME, and GGUF files in either place by their path."""
+    """FOLDER/NAME and FOLDER/ORG/NAME, and GGUF files that lie in FOLDER itself."""
+    for file in ggufs(folder):
+        yield str(file), file
     for path in _entries(folder):
-        if path.suffix == ".gguf":
-            yield str(path), path
-        elif is_model(path):
-            yield path.name, path
-        elif path.is_dir():
+        yield from _in_folder(path.name, path)
+        if path.is_dir() and not is_model(path):
             for inner in _entries(path):
-                if inner.suffix == ".gguf":
-                    yield str(inner), inner
-                elif is_model(inner):
-                    yield f"{path.name}/{inner.name}", inner
+                yield from _in_folder(f"{path.name}/{inner.name}", inner)
 
 
 def _in_huggingface_cache(folder: Path) -> Iterator[tuple[str, Path]]:
     for entry in _entries(folder):
         if entry.name.startswith("models--") and (path := snapshot(entry)):
-            yield entry.name.removeprefix("models--").replace("--", "/"), path
+            yield from _in_folder(entry.name.removeprefix("models--").replace("--", "/"), path)
+
+
+def _in_folder(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The model of a folder under `name`; several GGUF models each under its path."""
+    if any((folder / file).is_file() for file in MODEL_FILES):
+        yield name, folder
+        return
+    found = ggufs(folder)
+    for file in found:
+        yield (name if len(found) == 1 else str(file)), file
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -46,8 +46,30 @@ def test_folder_with_one_gguf_is_that_file_and_with_two_is_a_question(
     (folder / "a.gguf").write_bytes(b"")
     assert resolve(str(folder), environ) == folder / "a.gguf"
     (folder / "b.gguf").write_bytes(b"")
-    with pytest.raises(NotFoundError, match=r"2 GGUF files.*a\.gguf, b\.gguf"):
+    with pytest.raises(NotFoundError, match=r"2 GGUF models.*a\.gguf, .*b\.gguf"):
         resolve(str(folder), environ)
+
+
+def test_gguf_in_parts_is_one_model(tmp_path: Path, environ: dict[str, str]) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for part in (1, 2, 11):
+        (folder / f"big-{part:05d}-of-00011.gguf").write_bytes(b"")
+    assert resolve(str(folder), environ).name == "big-00001-of-00011.gguf"
+
+
+def test_store_lists_gguf_models_one_by_one(tmp_path: Path, environ: dict[str, str]) -> None:
+    store = tmp_path / "data/bobot/models"
+    for name in ("single/one.gguf", "org/several/a.gguf", "org/several/b.gguf", "loose.gguf"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_bytes(b"")
+    found = {name: path.name for name, path in models(environ) if path.is_relative_to(store)}
+    assert found == {
+        "single": "one.gguf",
+        str(store / "org/several/a.gguf"): "a.gguf",
+        str(store / "org/several/b.gguf"): "b.gguf",
+        str(store / "loose.gguf"): "loose.gguf",
+    }
 
 
 def test_short_name_and_repository_are_found_in_both_stores(
@@ -131,7 +153,7 @@ def test_words_that_name_a_model_are_told_from_prompts(
     assert names_model("bobot", environ)
     assert names_model("mistral:7b", environ)
     assert names_model(str(make_model(tmp_path / "m")), environ)
-    for prompt in ("halo", "either/or", "what is bobot?", str(tmp_path), "x\0y"):
+    for prompt in ("halo", "either/or", "what is bobot?", str(tmp_path), "x\0y", "long " * 999):
         assert not names_model(prompt, environ), prompt
 
 
