@@ -143,6 +143,8 @@ def _embedded() -> Finding:
     todo = tr("install bobot again: its files are incomplete or changed")
     if not is_model(folder):
         return Finding(name, MISSING, tr("not in {folder}", folder=folder), todo)
+    if not (folder / CHECKSUMS).is_file():
+        return Finding(name, NOTE, tr("no {file} to compare with", file=CHECKSUMS), todo)
     if damaged := _damaged_files(folder):
         return Finding(name, MISSING, tr("wrong checksum: {files}", files=", ".join(damaged)), todo)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -151,12 +153,8 @@ def _embedded() -> Finding:
 
 def _damaged_files(folder: Path) -> list[str]:
     """The names in SHA256SUMS (lines "digest  name") whose file is missing or differs."""
-    sums = folder / CHECKSUMS
-    if not sums.is_file():
-        return [CHECKSUMS]
-    pairs = (
-        line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line
-    )
+    lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line)
     return [name for digest, name in pairs if _digest(folder / name) != digest]
 
 
