@@ -146,7 +146,7 @@ def _nvidia_gpus() -> tuple[Gpu, ...]:
         return ()
     query = "--query-gpu=name,memory.total,memory.free"
     try:
-        answer = subprocess.run(  # noqa: S603: fixed arguments
+        answer = subprocess.run(  # noqa: S603  fixed arguments
             [program, query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
