@@ -201,7 +201,7 @@ class Commands:
             self.chat.say(tr("No answer yet."))
         else:
             self.chat.say(stats_line(self.chat.model.last_stats))
-            self.chat.say(self.chat.context_line())
+            self.chat.say(tr("context: {usage}", usage=self.chat.usage()))
 
     def lang(self, argument: str) -> None:
         if argument and argument not in LANGUAGES:

@@ -158,18 +158,18 @@ class Chat:
         """How full the context is; the parts are two blanks apart so that a narrow window can drop
         some.
         """
-        stats = self.model.last_stats
-        used = stats.num_prompt_tokens + stats.num_completion_tokens if stats else 0
-        used = used if self.session.messages else 0
-        parts = [
-            self.model.name,
-            tr("{used} of {limit} tokens", used=used, limit=self.model.max_model_len),
-        ]
-        if self.session.persona.name != DEFAULT:
+        parts = [self.model.name, self.usage()]
+        if self.session.persona.name != DEFAULT and self.session.own_system is None:
             parts.append(self.session.persona.name)
         if self.session.name:
             parts.append(self.session.name)
         return "  ".join([*parts, "/help"])
+
+    def usage(self) -> str:
+        """How much of the context the last turn filled."""
+        stats = self.model.last_stats if self.session.messages else None
+        used = stats.num_prompt_tokens + stats.num_completion_tokens if stats else 0
+        return tr("{used} of {limit} tokens", used=used, limit=self.model.max_model_len)
 
     def replay(self) -> None:
         """Shows a loaded conversation again."""

@@ -139,7 +139,7 @@ def _pieces(
                 "--system needs a chat template, and here the prompt is continued as plain text.",
                 hint="Leave --system out and begin the prompt with that text.",
             )
-        if not args.raw:
+        if not args.raw and model.tokenizer is not None:
             _tell(tr("{model} has no chat template: it continues your text.", model=model.name))
         return model.generate(prompt, stop=stop, **sampling)
     system = [] if args.system is None else [{"role": "system", "content": args.system}]
