@@ -80,6 +80,15 @@ def test_each_line_of_a_pipe_is_a_question_and_answers_alone_go_to_stdout(
     assert not (home / "xdg_data_home").exists(), "a pipe must leave nothing behind"
 
 
+def test_no_command_at_all_is_a_chat_with_the_default_model(
+    run_bobot: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str | None] = []
+    monkeypatch.setattr("bobot.load", lambda name: names.append(name) or FakeModel(), raising=False)
+    assert run_bobot(stdin=b"x\n")[:2] == (0, "You said: x\n")
+    assert names == [None]
+
+
 def test_three_quotes_hold_lines_together(run_bobot: Run, model: FakeModel) -> None:
     assert run_bobot("chat", stdin=b'"""a\nb"""\n"""\nc\n')[0] == 0
     asked = [call["messages"][-1]["content"] for call in model.calls]
