@@ -17,8 +17,8 @@ from bobot.paths import user_paths
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = tr(
-        "In a pipe each line is one question and answers go to standard output; three quotes hold\n"
-        "several lines together.\n"
+        "In a pipe each line is one question and answers go to standard output; three\n"
+        "quotes hold several lines together.\n"
         "\n"
         "examples:\n"
         "  bobot chat\n"

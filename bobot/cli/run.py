@@ -22,9 +22,9 @@ DEFAULT_MAX_TOKENS = 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = tr("bobot run [OPTIONS] [MODEL] PROMPT")
     parser.epilog = tr(
-        "Two words are MODEL and PROMPT. One word is the PROMPT, unless it names a model: then\n"
-        "the prompt comes from standard input. Piped text is put after the prompt; - stands\n"
-        "for it alone. With --model the only word is the prompt.\n"
+        "Two words are MODEL and PROMPT. One word is the PROMPT, unless it names a\n"
+        "model: then the prompt comes from standard input. Piped text is put after the\n"
+        "prompt; - stands for it alone. With --model the only word is the prompt.\n"
         "\n"
         "examples:\n"
         "  bobot run 'Why is the sky blue?'\n"

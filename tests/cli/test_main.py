@@ -39,6 +39,7 @@ def test_help_of_every_command_has_an_example(run_bobot: Run, name: str, languag
     assert status == 0
     assert ("example" if language == "en" else "contoh") in out
     assert f"bobot {name}" in out.split("\n\n", 1)[1]
+    assert max(map(len, out.splitlines())) <= 80, out
 
 
 def test_version_is_printed(run_bobot: Run) -> None:
