@@ -81,9 +81,13 @@ class Chat:
         """Answers the pending question, if it fits the context, and saves the turn."""
         if self._is_full():
             return
-        with Stopping() as stopping:
-            pieces = self.session.reply(self.model, tr.language)
-            self.screen.answer(stopping.until_stopped(pieces))
+        stopping = Stopping()
+        try:
+            with stopping:
+                pieces = self.session.reply(self.model, tr.language)
+                self.screen.answer(stopping.until_stopped(pieces))
+        except KeyboardInterrupt:  # the second one: the first piece is still being computed
+            pass
         self.autosave()
         self._tell_the_end(stopping.is_stopped)
         if stopping.is_stopped and not self.screen.is_interactive:

@@ -1,4 +1,4 @@
-"""Ctrl-C while an answer is made: the first stops the answer, the second leaves."""
+"""Ctrl-C while an answer is made: the first stops it after the token, the second at once."""
 
 from __future__ import annotations
 

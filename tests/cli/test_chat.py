@@ -319,6 +319,23 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_second_ctrl_c_stops_an_answer_that_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = FakeModel._stream
+
+    def slow(self: FakeModel, *args: object) -> Iterator[object]:
+        if len(self.calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        yield from original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FakeModel, "_stream", slow)
+    talk = Talk(tmp_path, "a b c", "/retry")
+    assert "Stopped." in talk.seen
+    assert talk.contents == ["a b c", "You said: a b c"]
+
+
 def test_ctrl_c_at_the_prompt_hints_first_and_leaves_the_second_time(tmp_path: Path) -> None:
     talk = Talk(tmp_path, KeyboardInterrupt(), "a")
     assert "Ctrl-D or /bye leaves" in talk.seen
