@@ -62,18 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BobotError as error:
         return _fail(error.render(tr.translate), error.exit_code, debug)
-    except MemoryError:
-        return _fail(
-            tr("not enough memory. Close other programs or use a smaller model."), 1, debug
-        )
     except Exception as error:  # noqa: BLE001  a bug too must end in one line
-        kind, reason = type(error).__name__, " ".join(str(error).split())
-        line = tr(
-            "unexpected {kind}: {reason}. Run again with --debug for the details.",
-            kind=kind,
-            reason=reason,
-        )
-        return _fail(line, 1, debug)
+        return _fail(_unexpected(error), 1, debug)
+
+
+def _unexpected(error: Exception) -> str:
+    """The line for an error that is not one of ours."""
+    kind, reason = type(error).__name__, " ".join(str(error).split())
+    # torch says it with a RuntimeError: "DefaultCPUAllocator: can't allocate memory ..."
+    if isinstance(error, MemoryError) or "allocate memory" in reason:
+        return tr("not enough memory. Close other programs or use a smaller model.")
+    return tr(
+        "unexpected {kind}: {reason}. Run again with --debug for the details.",
+        kind=kind,
+        reason=reason,
+    )
 
 
 def _fail(line: str, status: int, debug: bool) -> int:
@@ -114,7 +117,8 @@ def _run(argv: list[str]) -> int:
     if name not in commands():
         raise _unknown_command(name)
     module = import_module(f"bobot.cli.{name}")
-    command = Parser(prog=f"bobot {name}", description=commands()[name].capitalize() + ".")
+    summary = commands()[name]
+    command = Parser(prog=f"bobot {name}", description=f"{summary[:1].upper()}{summary[1:]}.")
     _add_global_options(command)
     module.add_arguments(command)
     return module.run(command.parse_words(args.rest, args))

@@ -199,7 +199,7 @@ class Chat:
 
     def autosave(self) -> None:
         """Saves the conversation; a full disk is told once and does not end the chat."""
-        if self.archive is None or not self.session.messages:
+        if self.archive is None or not (self.session.messages or self.session.name):
             return
         try:
             self.archive.save(self.session, model=self.model.name)

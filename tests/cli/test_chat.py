@@ -221,8 +221,8 @@ def test_each_turn_is_saved_as_soon_as_it_is_finished(tmp_path: Path) -> None:
             return super().read(status)
 
     chat = Chat(FakeModel(), Session(), Archive(tmp_path), no_other_model)
-    chat.run(Watcher("a", "b", "/undo"))
-    assert saved == [0, 2, 4, 2]
+    chat.run(Watcher("a", "b", "/undo", "/undo"))
+    assert saved == [0, 2, 4, 2, 0]
 
 
 def test_conversation_is_found_again_by_its_name(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def failing(error: BaseException) -> Callable[..., int]:
         (KeyboardInterrupt(), 130, ""),
         (ValueError("a\nb"), 1, "bobot: unexpected ValueError: a b. Run again with --debug"),
         (MemoryError(), 1, "bobot: not enough memory."),
+        (RuntimeError("[enforce] can't allocate memory: 8 bytes"), 1, "bobot: not enough memory."),
     ],
 )
 def test_every_failure_ends_in_at_most_one_line(
