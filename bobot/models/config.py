@@ -19,6 +19,10 @@ from bobot.ops.rope import RopeParameters
 T = TypeVar("T", int, float, bool, str)
 _REQUIRED: Any = object()
 
+LARGEST_SIZE = 2**20
+"""No published model has a larger width, vocabulary or count; a file that says so is damaged."""
+LARGEST_CONTEXT = 2**31
+
 HF_BOOKKEEPING = (
     "architectures",
     "model_type",
@@ -101,8 +105,12 @@ class Fields:
         default: T | None = _REQUIRED,
         *,
         minimum: float | None = None,
+        maximum: float = math.inf,
     ) -> T:
-        """The value of `key` as `kind`; `default` when absent or null. ConfigError otherwise."""
+        """The value of `key` as `kind`; `default` when absent or null. ConfigError otherwise.
+
+        A whole number is at most LARGEST_SIZE unless `maximum` says otherwise.
+        """
         value: Any = self.left.pop(key, None)
         if value is None:
             if default is _REQUIRED:
@@ -116,9 +124,12 @@ class Fields:
             return default  # pyright: ignore[reportReturnType]
         if kind is float and type(value) is int:
             value = float(value)
-        if not _fits(value, kind, minimum):
-            bound = "" if minimum is None else f" >= {minimum}"
-            raise self.wrong(key, value, kind.__name__ + bound)
+        if kind is int and maximum == math.inf:
+            maximum = LARGEST_SIZE
+        if not _fits(value, kind, minimum, maximum):
+            low = "" if minimum is None else f" >= {minimum}"
+            high = "" if maximum == math.inf else f" <= {maximum}"
+            raise self.wrong(key, value, kind.__name__ + low + high)
         return value
 
     def take_one_of(self, key: str, allowed: Iterable[Any], default: Any = _REQUIRED) -> Any:
@@ -155,10 +166,10 @@ class Fields:
         )
 
 
-def _fits(value: Any, kind: type, minimum: float | None) -> bool:
+def _fits(value: Any, kind: type, minimum: float | None, maximum: float) -> bool:
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         return False
-    return minimum is None or value >= minimum
+    return kind in (bool, str) or (-math.inf if minimum is None else minimum) <= value <= maximum
 
 
 def rope_from_hf(fields: Fields) -> RopeParameters:

@@ -10,9 +10,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from bobot.models.config import HF_BOOKKEEPING, Dialect, Fields, TensorSource, rope_from_hf
+from bobot.models.config import (
+    HF_BOOKKEEPING,
+    LARGEST_CONTEXT,
+    Dialect,
+    Fields,
+    TensorSource,
+    rope_from_hf,
+)
 from bobot.models.llama import LlamaConfig
 from bobot.ops.rope import RopeParameters
+
+
+def _context(fields: Fields, key: str, default: int | None = None) -> int:
+    if default is not None and key not in fields.left:
+        return default
+    return fields.take(key, int, minimum=1, maximum=LARGEST_CONTEXT)
 
 
 def config_from_hf(source: TensorSource) -> LlamaConfig:
@@ -31,7 +44,7 @@ def config_from_hf(source: TensorSource) -> LlamaConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=fields.take("num_key_value_heads", int, num_heads, minimum=1),
         head_dim=head_dim,
-        max_position_embeddings=fields.take("max_position_embeddings", int, minimum=1),
+        max_position_embeddings=_context(fields, "max_position_embeddings"),
         rms_norm_eps=fields.take("rms_norm_eps", float, minimum=0.0),
         rope=rope_from_hf(fields),
         tie_word_embeddings=fields.take("tie_word_embeddings", bool, False),
@@ -65,7 +78,7 @@ def config_from_meta(source: TensorSource) -> LlamaConfig:
     width = int(2 * 4 * dim / 3)
     width = int(fields.take("ffn_dim_multiplier", float, 1.0, minimum=0.0) * width)
     multiple = fields.take("multiple_of", int, minimum=1)
-    vocab_size = fields.take("vocab_size", int)
+    vocab_size = fields.take("vocab_size", int, minimum=-1)
     if vocab_size == -1:  # Llama 2: the shards have equal parts of the rows
         vocab_size = source.tensors["output.weight"].shape[0] * source.num_shards
     fields.ignore("max_batch_size")
@@ -77,7 +90,7 @@ def config_from_meta(source: TensorSource) -> LlamaConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=fields.take("n_kv_heads", int, num_heads, minimum=1),
         head_dim=dim // num_heads,
-        max_position_embeddings=fields.take("max_seq_len", int, max_positions, minimum=1),
+        max_position_embeddings=_context(fields, "max_seq_len", max_positions),
         rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
         rope=rope,
         tie_word_embeddings="output.weight" not in source.tensors,
@@ -91,7 +104,7 @@ def config_from_mistral(source: TensorSource) -> LlamaConfig:
     fields.take_one_of("model_type", ["transformer"], "transformer")
     fields.take_one_of("use_biases", [False], False)
     num_heads = fields.take("n_heads", int, minimum=1)
-    max_positions = fields.take("max_position_embeddings", int, 32768, minimum=1)
+    max_positions = _context(fields, "max_position_embeddings", 32768)
     config = LlamaConfig(
         vocab_size=fields.take("vocab_size", int, minimum=1),
         hidden_size=fields.take("dim", int, minimum=1),
@@ -100,7 +113,7 @@ def config_from_mistral(source: TensorSource) -> LlamaConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=fields.take("n_kv_heads", int, num_heads, minimum=1),
         head_dim=fields.take("head_dim", int, minimum=2),
-        max_position_embeddings=fields.take("max_seq_len", int, max_positions, minimum=1),
+        max_position_embeddings=_context(fields, "max_seq_len", max_positions),
         rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
         rope=RopeParameters(theta=fields.take("rope_theta", float, 10000.0, minimum=1.0)),
         sliding_window=fields.take("sliding_window", int, 0, minimum=1) or None,
@@ -134,7 +147,7 @@ def config_from_gguf(source: TensorSource) -> LlamaConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=fields.take("attention.head_count_kv", int, num_heads, minimum=1),
         head_dim=head_dim,
-        max_position_embeddings=fields.take("context_length", int, minimum=1),
+        max_position_embeddings=_context(fields, "context_length"),
         rms_norm_eps=fields.take("attention.layer_norm_rms_epsilon", float, minimum=0.0),
         rope=_rope_from_gguf(fields, source, head_dim),
         sliding_window=fields.take("attention.sliding_window", int, 0, minimum=1) or None,

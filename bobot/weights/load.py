@@ -52,6 +52,7 @@ def load_model(
         family = family_of(checkpoint, checkpoint.dialect)
         dialect = family.dialects[checkpoint.dialect]
         config = dialect.config(checkpoint)
+        _check_num_layers(config, checkpoint)
         with torch.device("meta"):
             model = family.model(config)
         ignored = _check_names(model, dialect, checkpoint)
@@ -105,6 +106,18 @@ def _template(name: str) -> tuple[str, str]:
         return name, ""
     start, end = match.start() - 1, match.end() - 1
     return f"{name[:start]}{{n}}{name[end:]}", name[start:end]
+
+
+def _check_num_layers(config: Any, checkpoint: Checkpoint) -> None:
+    """Refuses more layers than there are tensors, before a model of that size is laid out."""
+    if config.num_hidden_layers > len(checkpoint.tensors):
+        raise CheckpointError(
+            "{path}: the settings describe {found} layers, but the files hold {count} tensors.",
+            hint="Settings and weights belong to different models: download them together.",
+            path=checkpoint.path.name,
+            found=config.num_hidden_layers,
+            count=len(checkpoint.tensors),
+        )
 
 
 def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> tuple[str, ...]:

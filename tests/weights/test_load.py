@@ -83,6 +83,11 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path: Path) -> None:
     assert "model.norm.weight" in line and "17" in line and "16" in line
 
 
+def test_more_layers_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
+    line = message(write(tmp_path, config={**CONFIG, "num_hidden_layers": 2**20}))
+    assert "1048576" in line and "20 tensors" in line
+
+
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
     weights = {**tensors(), "model.norm.weight": torch.ones(16, dtype=torch.int32)}
     line = message(write(tmp_path, weights))
