@@ -127,8 +127,8 @@ class Fields:
         if kind is int and maximum == math.inf:
             maximum = LARGEST_SIZE
         if not _fits(value, kind, minimum, maximum):
-            low = "" if minimum is None else f" >= {minimum}"
-            high = "" if maximum == math.inf else f" <= {maximum}"
+            low = "" if minimum is None else f", at least {minimum}"
+            high = "" if maximum == math.inf else f", at most {maximum}"
             raise self.wrong(key, value, kind.__name__ + low + high)
         return value
 

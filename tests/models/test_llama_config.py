@@ -64,7 +64,7 @@ def hf(**changes: Any) -> LlamaConfig:
         ({"hidden_size": ...}, ["hidden_size", "missing"]),
         ({"hidden_size": "64"}, ["hidden_size", "'64'", "int"]),
         ({"hidden_size": True}, ["hidden_size", "True"]),
-        ({"hidden_size": -1}, ["hidden_size", "-1", ">= 1"]),
+        ({"hidden_size": -1}, ["hidden_size", "-1", "at least 1"]),
         ({"hidden_size": 2**40}, ["hidden_size", str(2**40), str(2**20)]),
         ({"max_position_embeddings": 2**40}, ["max_position_embeddings", str(2**31)]),
         ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "nan"]),
