@@ -93,7 +93,8 @@ def source_digest(recipe: Recipe, name: str) -> str:
             return f"{corpus.sha256} {corpus.rows}"
     source = next(source for source in recipe.generators if source.name == name)
     hasher = hashlib.sha256(f"{recipe.seed} {source}".encode())
-    for path in sorted((recipe.folder / source.file).parent.rglob("*")):
-        if path.suffix in (".py", ".toml"):
-            hasher.update(path.read_bytes())
+    for folder in (Path(source.file).parent, *source.reads):
+        for path in sorted((recipe.folder / folder).rglob("*")):
+            if path.suffix in (".py", ".toml"):
+                hasher.update(path.read_bytes())
     return hasher.hexdigest()

@@ -62,6 +62,8 @@ class GeneratorSource:
 
     name: str
     file: str
+    reads: list[str]
+    """Other folders beside the recipe whose files it uses."""
     rows: int
 
 

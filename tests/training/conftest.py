@@ -55,6 +55,7 @@ rows = 40
 [[generator]]
 name = "talk"
 file = "talk/rows.py"
+reads = []
 rows = 60
 
 [[stage]]

@@ -23,12 +23,12 @@ def texts(row: Row) -> list[str]:
     return [turn["content"] for turn in row["messages"]] if "messages" in row else [row["text"]]
 
 
-@pytest.mark.parametrize("name", ["stories", "chat"])
+@pytest.mark.parametrize("name", ["stories", "chat", "wider"])
 def test_a_generator_gives_the_same_rows_again(name: str) -> None:
     assert rows(name, 300) == rows(name, 300)
 
 
-@pytest.mark.parametrize("name", ["stories", "chat"])
+@pytest.mark.parametrize("name", ["stories", "chat", "wider"])
 def test_a_generator_speaks_both_languages_equally_and_fills_every_gap(name: str) -> None:
     found = rows(name)
     assert sum(row["lang"] == "id" for row in found) == MANY // 2
@@ -37,14 +37,16 @@ def test_a_generator_speaks_both_languages_equally_and_fills_every_gap(name: str
             assert text.strip() and "{" not in text and "}" not in text, text
 
 
-def test_conversations_take_turns_and_end_with_the_assistant() -> None:
-    for row in rows("chat"):
+@pytest.mark.parametrize("name", ["chat", "wider"])
+def test_conversations_take_turns_and_end_with_the_assistant(name: str) -> None:
+    for row in rows(name):
         roles = [turn["role"] for turn in row["messages"] if turn["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2) and roles, roles
 
 
-def test_the_assistant_answers_in_whole_sentences() -> None:
-    for row in rows("chat"):
+@pytest.mark.parametrize("name", ["chat", "wider"])
+def test_the_assistant_answers_in_whole_sentences(name: str) -> None:
+    for row in rows(name):
         for turn in row["messages"]:
             if turn["role"] == "assistant":
                 said = turn["content"]
@@ -52,11 +54,12 @@ def test_the_assistant_answers_in_whole_sentences() -> None:
                 assert said[0].isupper() or said[0].isdigit() or said[0] in '"b', said
 
 
-def test_sums_are_right() -> None:
+@pytest.mark.parametrize("name", ["chat", "wider"])
+def test_sums_are_right(name: str) -> None:
     words = {"plus": "+", "tambah": "+", "minus": "-", "kurang": "-", "times": "*", "kali": "*"}
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
     checked = 0
-    for row in rows("chat"):
+    for row in rows(name):
         for turn in row["messages"]:
             parts = turn["content"].rstrip(".").split()
             is_sum = len(parts) == 5 and parts[0].isdigit() and parts[1] in words
