@@ -3,7 +3,7 @@
 PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
   $(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/*)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/* bobot/*/__init__.py)
 
 .PHONY: chat test lint types format clean
 .DELETE_ON_ERROR:

@@ -1,9 +1,10 @@
-"""A model on this machine: weights, tokenizer and engine behind four verbs: logits, generate, chat,
-close.
+"""A model on this machine: weights, tokenizer and engine behind `logits`, `generate` and `chat`.
 
-model = bobot.load("path-or-name")
-for piece in model.generate("Once upon a time", max_tokens=64, temperature=0.8, seed=1):
-    print(piece, end="")
+    model = bobot.load("path-or-name")
+    for piece in model.generate("Once upon a time", max_tokens=64, temperature=0.8, seed=1):
+        print(piece, end="")
+
+Not here: what a conversation is (session.py), and how requests share the machine (engine/).
 """
 
 from __future__ import annotations

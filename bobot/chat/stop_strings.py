@@ -10,9 +10,11 @@ from bobot.errors import RequestError
 class StopStrings:
     """Passes text on, holding back what may turn out to be the beginning of a stop string.
 
-    stop = StopStrings(["END"])
-    stop.push("a E")   # "a ", since "E" may begin "END"
-    stop.push("ND b")  # "" and stop.is_hit: the stop string and what follows are dropped
+        stop = StopStrings(["END"])
+        stop.push("a E")   # "a ", since "E" may begin "END"
+        stop.push("ND b")  # "" and stop.is_hit: the stop string and what follows are dropped
+
+    The first to be complete ends the text; of several, the one that begins first.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The C++ kernels and the choice of the instruction set they run with.
 
-Knows nothing of models. Where the extension is missing, `available` is False and callers use torch; every
-kernel has a torch reference that it is tested against.
+Knows nothing of models. Where the extension is missing, `available` is False and callers use torch;
+every kernel has a torch reference that it is tested against.
 
     out_MN = torch.empty(x_MK.shape[0], weight_bytes.shape[0])
     kernels.linear_q8_0(x_MK, weight_bytes, out_MN, num_threads=2)
@@ -64,10 +64,10 @@ def linear_q8_0(
 ) -> None:
     """Write x @ weight.T to `out_MN` (float32), reading the Q8_0 blocks in place.
 
-    x_MK: float32; weight_bytes: uint8 (N, K / 32 * 34). `force` names an instruction set.
-    Meant for decode (few rows): it reads each weight byte once for four rows, and does not block for
-    the cache beyond that, so for many rows dequantizing and one torch matmul is faster.
-    Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
+    x_MK: float32; weight_bytes: uint8 (N, K / 32 * 34). `force` names an instruction set. Meant for
+    decode (few rows): it reads each weight byte once for four rows, and does not block for the
+    cache beyond that, so for many rows dequantizing and one torch matmul is faster. Raises
+    ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().linear_q8_0(x_MK, weight_bytes, out_MN, num_threads, force or isa())
 
