@@ -18,6 +18,14 @@ from bobot.errors import CheckpointError, NotFoundError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MISTRAL = "consolidated.safetensors"
+GGUF_SAMPLING = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+"""What a GGUF may recommend, and its name in generation_config.json."""
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -87,7 +95,8 @@ def _open_mistral(path: Path) -> Checkpoint:
 
 def _open_gguf(path: Path) -> Checkpoint:
     metadata, tensors = read_gguf(path)
-    return Checkpoint(path, "gguf", [tensors], metadata)
+    sampling = {ours: metadata[key] for key, ours in GGUF_SAMPLING.items() if key in metadata}
+    return Checkpoint(path, "gguf", [tensors], metadata, sampling)
 
 
 def _the_gguf(folder: Path) -> Path | None:

@@ -18,12 +18,13 @@ from bobot.models.llama import Llama
 from bobot.models.llama_dialects import GGUF_NAMES, PAIRS
 from bobot.ops.rope import pairs_from_halves
 from bobot.training.chatml import END_OF_TEXT, IM_END, SPECIAL_TOKENS, TEMPLATE
+from bobot.training.recipe import Recipe
 
 _NORMAL, _CONTROL = 1, 3
 _MOSTLY_Q8_0 = 7
 
 
-def export_gguf(model: Llama, tokenizer: Tokenizer, name: str, path: Path) -> None:
+def export_gguf(model: Llama, tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
     """One file at `path`: matrices as Q8_0 (last axis a multiple of 32), norms as float32."""
     tensors: dict[str, Tensor] = {}
     types: dict[str, str] = {}
@@ -31,7 +32,7 @@ def export_gguf(model: Llama, tokenizer: Tokenizer, name: str, path: Path) -> No
         theirs, values = gguf_tensor(model, ours, parameter.detach())
         tensors[theirs] = values
         types[theirs] = "Q8_0" if values.ndim == 2 else "F32"
-    metadata = {**_model_metadata(model, name), **_tokenizer_metadata(tokenizer)}
+    metadata = {**_model_metadata(model, recipe), **_tokenizer_metadata(tokenizer)}
     write_gguf(path, metadata, tensors, types)
 
 
@@ -45,15 +46,17 @@ def gguf_tensor(model: Llama, ours: str, values: Tensor) -> tuple[str, Tensor]:
     return theirs, values
 
 
-def _model_metadata(model: Llama, name: str) -> dict[str, object]:
+def _model_metadata(model: Llama, recipe: Recipe) -> dict[str, object]:
     config = model.config
     return {
         "general.architecture": "llama",
-        "general.name": name,
+        "general.name": recipe.name,
         "general.license": "apache-2.0",
         "general.languages": ["en", "id"],
         "general.file_type": _MOSTLY_Q8_0,
         "general.quantization_version": 2,
+        "general.sampling.temp": recipe.temperature,
+        "general.sampling.top_p": recipe.top_p,
         "llama.vocab_size": config.vocab_size,
         "llama.context_length": config.max_position_embeddings,
         "llama.embedding_length": config.hidden_size,

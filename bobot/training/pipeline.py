@@ -165,11 +165,13 @@ def export(
 ) -> None:
     """The finished file and its card, measured on what the file itself gives back."""
     file, marker = out / f"{recipe.name}.gguf", out / "exported.json"
-    made_from = digest(before, recipe.about, recipe.run.card_prompts)
+    made_from = digest(
+        before, recipe.temperature, recipe.top_p, recipe.about, recipe.run.card_prompts
+    )
     if file.exists() and marker.exists() and json.loads(marker.read_text()) == made_from:
         report(f"{file}: done before")
         return
-    export_gguf(model, tokenizer, recipe.name, file)
+    export_gguf(model, tokenizer, recipe, file)
     stored, _ = load_model(file, dtype="float32")
     bits = {}
     for name in recipe.source_names():

@@ -117,6 +117,9 @@ class Recipe:
 
     name: str
     seed: int
+    temperature: float
+    """How the finished file asks to be sampled; likewise `top_p`."""
+    top_p: float
     about: str
     """A Markdown file beside the recipe: what the card says besides figures."""
     folder: Path
@@ -151,11 +154,13 @@ def load_recipe(path: Path) -> Recipe:
         "run": RunSettings,
     }
     lists = {"corpus": CorpusSource, "generator": GeneratorSource, "stage": StageSettings}
-    known = {"name", "seed", "about", *sections, *lists}
+    known = {"name", "seed", "temperature", "top_p", "about", *sections, *lists}
     _refuse_unknown(raw, known, where)
     recipe = Recipe(
         name=_value(raw, "name", str, where),
         seed=_value(raw, "seed", int, where),
+        temperature=_value(raw, "temperature", float, where),
+        top_p=_value(raw, "top_p", float, where),
         about=_value(raw, "about", str, where),
         folder=path.resolve().parent,
         **{

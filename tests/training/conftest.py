@@ -12,6 +12,8 @@ import pytest
 RECIPE = """
 name = "tiny"
 seed = 3
+temperature = 0.3
+top_p = 0.9
 about = "about.md"
 
 [model]

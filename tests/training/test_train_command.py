@@ -99,6 +99,12 @@ def test_the_template_gives_the_tokens_the_model_was_trained_on(trained: tuple[P
     assert embedded.encode(rendered, allow_special=True) == ids
 
 
+def test_the_file_says_how_to_sample_it(trained: tuple[Path, Path]) -> None:
+    _, out = trained
+    _, report = load_model(out / "tiny.gguf")
+    assert report.generation_config == pytest.approx({"temperature": 0.3, "top_p": 0.9}, rel=1e-6)
+
+
 def test_a_second_run_does_nothing_and_says_so(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
