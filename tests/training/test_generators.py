@@ -23,12 +23,12 @@ def texts(row: Row) -> list[str]:
     return [turn["content"] for turn in row["messages"]] if "messages" in row else [row["text"]]
 
 
-@pytest.mark.parametrize("name", ["stories", "chat", "wider"])
+@pytest.mark.parametrize("name", ["stories", "chat", "wider", "drill"])
 def test_a_generator_gives_the_same_rows_again(name: str) -> None:
     assert rows(name, 300) == rows(name, 300)
 
 
-@pytest.mark.parametrize("name", ["stories", "chat", "wider"])
+@pytest.mark.parametrize("name", ["stories", "chat", "wider", "drill"])
 def test_a_generator_speaks_both_languages_equally_and_fills_every_gap(name: str) -> None:
     found = rows(name)
     assert sum(row["lang"] == "id" for row in found) == MANY // 2
@@ -37,14 +37,14 @@ def test_a_generator_speaks_both_languages_equally_and_fills_every_gap(name: str
             assert text.strip() and "{" not in text and "}" not in text, text
 
 
-@pytest.mark.parametrize("name", ["chat", "wider"])
+@pytest.mark.parametrize("name", ["chat", "wider", "drill"])
 def test_conversations_take_turns_and_end_with_the_assistant(name: str) -> None:
     for row in rows(name):
         roles = [turn["role"] for turn in row["messages"] if turn["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2) and roles, roles
 
 
-@pytest.mark.parametrize("name", ["chat", "wider"])
+@pytest.mark.parametrize("name", ["chat", "wider", "drill"])
 def test_the_assistant_answers_in_whole_sentences(name: str) -> None:
     for row in rows(name):
         for turn in row["messages"]:
@@ -54,7 +54,7 @@ def test_the_assistant_answers_in_whole_sentences(name: str) -> None:
                 assert said[0].isupper() or said[0].isdigit() or said[0] in '"b', said
 
 
-@pytest.mark.parametrize("name", ["chat", "wider"])
+@pytest.mark.parametrize("name", ["chat", "wider", "drill"])
 def test_sums_are_right(name: str) -> None:
     words = {"plus": "+", "tambah": "+", "minus": "-", "kurang": "-", "times": "*", "kali": "*"}
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
