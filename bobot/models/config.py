@@ -81,8 +81,9 @@ class Dialect:
     """How one published form names the tensors and the settings of a family.
 
     `names` maps our parameter name to theirs, `{n}` standing for the layer number; the identity
-    where a name is absent. `pairs` lists our parameters whose rows rotate adjacent pairs in that
-    form. `ignored` are tensors (templates too) that the form carries and the model does not need.
+    where a name is absent. A name of theirs with `{e}` stands for one tensor per expert, stacked
+    along our first axis. `pairs` lists our parameters whose rows rotate adjacent pairs there, with
+    their number of heads. `ignored` are tensors (templates too) that the model does not need.
     """
 
     config: Callable[[TensorSource], Any]

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bobot.errors import ConfigError
+from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Linear
 from bobot.layers.norm import RMSNorm
-from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
+from bobot.ops.rope import RopeParameters, inverse_frequencies, rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,35 +58,16 @@ class LlamaConfig:
                 head_dim=self.head_dim,
             )
 
-
-class LlamaAttention(nn.Module):
-    """Grouped-query attention: query head i reads key/value head i // (N / K)."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        n, k, h = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        bias = config.attention_bias
-        self.q_proj = Linear(config.hidden_size, n * h, bias=bias)
-        self.k_proj = Linear(config.hidden_size, k * h, bias=bias)
-        self.v_proj = Linear(config.hidden_size, k * h, bias=bias)
-        self.o_proj = Linear(n * h, config.hidden_size, bias=bias)
-        self.head_dim = h
-        self.spec = AttentionSpec(
-            num_heads=n,
-            num_kv_heads=k,
-            head_dim=h,
-            v_head_dim=h,
-            scale=h**-0.5,
-            sliding_window=config.sliding_window,
+    def attention_spec(self) -> AttentionSpec:
+        """What every layer's attention looks like."""
+        return AttentionSpec(
+            num_heads=self.num_attention_heads,
+            num_kv_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            v_head_dim=self.head_dim,
+            scale=self.head_dim**-0.5,
+            sliding_window=self.sliding_window,
         )
-
-    def forward(
-        self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext
-    ) -> Tensor:
-        q_TNH = apply_rope(self.q_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
-        k_TKH = apply_rope(self.k_proj(x_TD).unflatten(-1, (-1, self.head_dim)), cos, sin)
-        v_TKH = self.v_proj(x_TD).unflatten(-1, (-1, self.head_dim))
-        return self.o_proj(attn.attend(layer, self.spec, q_TNH, k_TKH, v_TKH).flatten(-2))
 
 
 class LlamaMLP(nn.Module):
@@ -106,7 +88,9 @@ class LlamaLayer(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = LlamaAttention(config)
+        self.self_attn = GroupedQueryAttention(
+            config.hidden_size, config.attention_spec(), bias=config.attention_bias
+        )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 
@@ -120,10 +104,10 @@ class LlamaLayer(nn.Module):
 class LlamaDecoder(nn.Module):
     """Embedding, layers and final norm: the part the checkpoint calls `model`."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, layer_class: type[nn.Module]) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(LlamaLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
 
@@ -138,10 +122,12 @@ class LlamaDecoder(nn.Module):
 class Llama(nn.Module):
     """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
 
+    layer_class: type[nn.Module] = LlamaLayer
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = LlamaDecoder(config)
+        self.model = LlamaDecoder(config, self.layer_class)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -155,4 +141,4 @@ class Llama(nn.Module):
         return self.lm_head(hidden_RD).float()
 
     def kv_specs(self) -> list[AttentionSpec]:
-        return [layer.self_attn.spec for layer in self.model.layers]  # pyright: ignore
+        return [self.config.attention_spec()] * self.config.num_hidden_layers

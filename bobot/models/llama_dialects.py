@@ -30,32 +30,36 @@ def _context(fields: Fields, key: str, default: int | None = None) -> int:
 
 def config_from_hf(source: TensorSource) -> LlamaConfig:
     fields = Fields(source.config, "config.json")
-    is_mistral = fields.left.get("model_type") == "mistral"
+    settings = settings_from_hf(fields, has_window=fields.left.get("model_type") == "mistral")
+    settings["attention_bias"] = fields.take("attention_bias", bool, False)
+    settings["mlp_bias"] = fields.take("mlp_bias", bool, False)
+    fields.done()
+    return LlamaConfig(**settings)
+
+
+def settings_from_hf(fields: Fields, *, has_window: bool) -> dict[str, Any]:
+    """What Llama, Mistral and Mixtral say in the same words."""
     fields.ignore(*HF_BOOKKEEPING)
     fields.take_one_of("hidden_act", ["silu", "swish"], "silu")
     hidden_size = fields.take("hidden_size", int, minimum=1)
     num_heads = fields.take("num_attention_heads", int, minimum=1)
     head_dim = fields.take("head_dim", int, hidden_size // num_heads, minimum=2)
-    config = LlamaConfig(
-        vocab_size=fields.take("vocab_size", int, minimum=1),
-        hidden_size=hidden_size,
-        intermediate_size=fields.take("intermediate_size", int, minimum=1),
-        num_hidden_layers=fields.take("num_hidden_layers", int, minimum=1),
-        num_attention_heads=num_heads,
-        num_key_value_heads=fields.take("num_key_value_heads", int, num_heads, minimum=1),
-        head_dim=head_dim,
-        max_position_embeddings=_context(fields, "max_position_embeddings"),
-        rms_norm_eps=fields.take("rms_norm_eps", float, minimum=0.0),
-        rope=rope_from_hf(fields),
-        tie_word_embeddings=fields.take("tie_word_embeddings", bool, False),
-        sliding_window=(fields.take("sliding_window", int, 0, minimum=1) or None)
-        if is_mistral
+    return {
+        "vocab_size": fields.take("vocab_size", int, minimum=1),
+        "hidden_size": hidden_size,
+        "intermediate_size": fields.take("intermediate_size", int, minimum=1),
+        "num_hidden_layers": fields.take("num_hidden_layers", int, minimum=1),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": fields.take("num_key_value_heads", int, num_heads, minimum=1),
+        "head_dim": head_dim,
+        "max_position_embeddings": _context(fields, "max_position_embeddings"),
+        "rms_norm_eps": fields.take("rms_norm_eps", float, minimum=0.0),
+        "rope": rope_from_hf(fields),
+        "tie_word_embeddings": fields.take("tie_word_embeddings", bool, False),
+        "sliding_window": (fields.take("sliding_window", int, 0, minimum=1) or None)
+        if has_window
         else None,
-        attention_bias=fields.take("attention_bias", bool, False),
-        mlp_bias=fields.take("mlp_bias", bool, False),
-    )
-    fields.done()
-    return config
+    }
 
 
 def config_from_meta(source: TensorSource) -> LlamaConfig:
@@ -101,62 +105,76 @@ def config_from_meta(source: TensorSource) -> LlamaConfig:
 
 def config_from_mistral(source: TensorSource) -> LlamaConfig:
     fields = Fields(source.config, "params.json")
+    settings = settings_from_mistral(fields, source)
+    fields.done()
+    return LlamaConfig(**settings)
+
+
+def settings_from_mistral(fields: Fields, source: TensorSource) -> dict[str, Any]:
+    """What Mistral's models say in the same words, with and without experts."""
     fields.take_one_of("model_type", ["transformer"], "transformer")
     fields.take_one_of("use_biases", [False], False)
     num_heads = fields.take("n_heads", int, minimum=1)
     max_positions = _context(fields, "max_position_embeddings", 32768)
-    config = LlamaConfig(
-        vocab_size=fields.take("vocab_size", int, minimum=1),
-        hidden_size=fields.take("dim", int, minimum=1),
-        intermediate_size=fields.take("hidden_dim", int, minimum=1),
-        num_hidden_layers=fields.take("n_layers", int, minimum=1),
-        num_attention_heads=num_heads,
-        num_key_value_heads=fields.take("n_kv_heads", int, num_heads, minimum=1),
-        head_dim=fields.take("head_dim", int, minimum=2),
-        max_position_embeddings=_context(fields, "max_seq_len", max_positions),
-        rms_norm_eps=fields.take("norm_eps", float, minimum=0.0),
-        rope=RopeParameters(theta=fields.take("rope_theta", float, 10000.0, minimum=1.0)),
-        sliding_window=fields.take("sliding_window", int, 0, minimum=1) or None,
-        tie_word_embeddings=fields.take(
+    return {
+        "vocab_size": fields.take("vocab_size", int, minimum=1),
+        "hidden_size": fields.take("dim", int, minimum=1),
+        "intermediate_size": fields.take("hidden_dim", int, minimum=1),
+        "num_hidden_layers": fields.take("n_layers", int, minimum=1),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": fields.take("n_kv_heads", int, num_heads, minimum=1),
+        "head_dim": fields.take("head_dim", int, minimum=2),
+        "max_position_embeddings": _context(fields, "max_seq_len", max_positions),
+        "rms_norm_eps": fields.take("norm_eps", float, minimum=0.0),
+        "rope": RopeParameters(theta=fields.take("rope_theta", float, 10000.0, minimum=1.0)),
+        "sliding_window": fields.take("sliding_window", int, 0, minimum=1) or None,
+        "tie_word_embeddings": fields.take(
             "tied_embeddings", bool, "output.weight" not in source.tensors
         ),
-    )
-    fields.done()
-    return config
+    }
 
 
 def config_from_gguf(source: TensorSource) -> LlamaConfig:
+    fields = gguf_fields(source)
+    settings = settings_from_gguf(fields, source)
+    fields.take_one_of("expert_count", [0], 0)
+    fields.take_one_of("expert_used_count", [0], 0)
+    settings["attention_bias"] = "blk.0.attn_q.bias" in source.tensors
+    settings["mlp_bias"] = "blk.0.ffn_gate.bias" in source.tensors
+    fields.done()
+    return LlamaConfig(**settings)
+
+
+def gguf_fields(source: TensorSource) -> Fields:
     """The `llama.*` keys of a GGUF header; other prefixes (general, tokenizer, split) are not
     settings.
     """
     settings = {k[6:]: v for k, v in source.config.items() if k.startswith("llama.")}
-    fields = Fields(settings, "GGUF header (llama.*)")
+    return Fields(settings, "GGUF header (llama.*)")
+
+
+def settings_from_gguf(fields: Fields, source: TensorSource) -> dict[str, Any]:
+    """What architecture `llama` says in the same words, with and without experts."""
     hidden_size = fields.take("embedding_length", int, minimum=1)
     num_heads = fields.take("attention.head_count", int, minimum=1)
     head_dim = fields.take("attention.key_length", int, hidden_size // num_heads, minimum=2)
     fields.take_one_of("attention.value_length", [head_dim], head_dim)
     fields.take_one_of("rope.dimension_count", [head_dim], head_dim)
-    fields.take_one_of("expert_count", [0], 0)
-    fields.take_one_of("expert_used_count", [0], 0)
     fields.ignore("vocab_size")  # the embedding has the true number of rows
-    config = LlamaConfig(
-        vocab_size=source.tensors["token_embd.weight"].shape[0],
-        hidden_size=hidden_size,
-        intermediate_size=fields.take("feed_forward_length", int, minimum=1),
-        num_hidden_layers=fields.take("block_count", int, minimum=1),
-        num_attention_heads=num_heads,
-        num_key_value_heads=fields.take("attention.head_count_kv", int, num_heads, minimum=1),
-        head_dim=head_dim,
-        max_position_embeddings=_context(fields, "context_length"),
-        rms_norm_eps=fields.take("attention.layer_norm_rms_epsilon", float, minimum=0.0),
-        rope=_rope_from_gguf(fields, source, head_dim),
-        sliding_window=fields.take("attention.sliding_window", int, 0, minimum=1) or None,
-        tie_word_embeddings="output.weight" not in source.tensors,
-        attention_bias="blk.0.attn_q.bias" in source.tensors,
-        mlp_bias="blk.0.ffn_gate.bias" in source.tensors,
-    )
-    fields.done()
-    return config
+    return {
+        "vocab_size": source.tensors["token_embd.weight"].shape[0],
+        "hidden_size": hidden_size,
+        "intermediate_size": fields.take("feed_forward_length", int, minimum=1),
+        "num_hidden_layers": fields.take("block_count", int, minimum=1),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": fields.take("attention.head_count_kv", int, num_heads, minimum=1),
+        "head_dim": head_dim,
+        "max_position_embeddings": _context(fields, "context_length"),
+        "rms_norm_eps": fields.take("attention.layer_norm_rms_epsilon", float, minimum=0.0),
+        "rope": _rope_from_gguf(fields, source, head_dim),
+        "sliding_window": fields.take("attention.sliding_window", int, 0, minimum=1) or None,
+        "tie_word_embeddings": "output.weight" not in source.tensors,
+    }
 
 
 def _rope_from_gguf(fields: Fields, source: TensorSource, head_dim: int) -> RopeParameters:
@@ -164,9 +182,8 @@ def _rope_from_gguf(fields: Fields, source: TensorSource, head_dim: int) -> Rope
     kind = fields.take_one_of("rope.scaling.type", ["none", "linear"], "none")
     factor = fields.take("rope.scaling.factor", float, 1.0, minimum=1.0)
     fields.ignore("rope.scaling.original_context_length", "rope.scaling.finetuned")
-    if (
-        "rope_freqs.weight" in source.tensors
-    ):  # Llama 3.1: the scaling is stored as computed divisors
+    # Llama 3.1: the scaling is stored as computed divisors.
+    if "rope_freqs.weight" in source.tensors:
         divisors = source.read("rope_freqs.weight", (head_dim // 2,)).tolist()
         return RopeParameters(theta=theta, freq_divisors=tuple(divisors))
     return RopeParameters(
@@ -183,7 +200,7 @@ def _names(layer_prefix: str, outer: dict[str, str], inner: dict[str, str]) -> d
     return names
 
 
-_META_NAMES = _names(
+META_NAMES = _names(
     "layers",
     {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"},
     {
@@ -237,9 +254,9 @@ DIALECTS = {
         ignored=("model.layers.{n}.self_attn.rotary_emb.inv_freq",),
     ),
     "meta": Dialect(
-        config=config_from_meta, names=_META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)
+        config=config_from_meta, names=META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)
     ),
-    "mistral": Dialect(config=config_from_mistral, names=_META_NAMES, pairs=PAIRS),
+    "mistral": Dialect(config=config_from_mistral, names=META_NAMES, pairs=PAIRS),
     "gguf": Dialect(
         config=config_from_gguf, names=GGUF_NAMES, pairs=PAIRS, ignored=("rope_freqs.weight",)
     ),

@@ -10,12 +10,19 @@ from typing import Any
 from bobot.errors import ConfigError
 from bobot.models.config import Dialect, TensorSource
 
-HF_ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama"}
-GGUF_ARCHITECTURES = {"llama": "llama"}
-NATIVE = {"meta": "llama", "mistral": "llama"}
+HF_ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "MixtralForCausalLM": "mixtral",
+}
+GGUF_ARCHITECTURES = {"llama": "llama", "llama with experts": "mixtral"}
+NATIVE = {"meta": "llama", "mistral": "llama", "mistral with experts": "mixtral"}
 """Forms whose settings file does not name an architecture."""
 
-_FAMILIES = {"llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects")}
+_FAMILIES = {
+    "llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects"),
+    "mixtral": ("bobot.models.mixtral", "Mixtral", "bobot.models.mixtral_dialects"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,12 @@ def family_of(checkpoint: TensorSource, dialect: str) -> Family:
     elif dialect == "gguf":
         found = checkpoint.config.get("general.architecture")
         known = GGUF_ARCHITECTURES
-        if "llama.expert_count" in checkpoint.config and found == "llama":
-            found = "llama with experts (Mixtral)"
+        if found == "llama" and checkpoint.config.get("llama.expert_count"):
+            found = "llama with experts"
     else:
         found, known = dialect, NATIVE
         if "moe" in checkpoint.config:
-            found = f"{dialect} with experts (Mixtral)"
+            found = f"{dialect} with experts"
     if found not in known:
         raise ConfigError(
             "The architecture is {found!r}; this version of bobot runs {allowed}.",

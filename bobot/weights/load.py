@@ -91,10 +91,13 @@ def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def source_name(name: str, dialect: Dialect) -> str:
-    """What the dialect calls our parameter `name`."""
+def source_names(name: str, parameter: Tensor, dialect: Dialect) -> list[str]:
+    """What the dialect calls our parameter: one name, or one per expert in their order."""
     template, n = _template(name)
-    return dialect.names.get(template, template).replace("{n}", n)
+    theirs = dialect.names.get(template, template).replace("{n}", n)
+    if "{e}" not in theirs:
+        return [theirs]
+    return [theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])]
 
 
 def _template(name: str) -> tuple[str, str]:
@@ -122,10 +125,9 @@ def _check_num_layers(config: Any, checkpoint: Checkpoint) -> None:
 
 def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Refuses missing and unexpected tensors; returns the names that are known and not needed."""
-    needed = {source_name(name, dialect) for name, _ in model.named_parameters()}
-    tied = {
-        source_name(n, dialect) for n, _ in model.named_parameters(remove_duplicate=False)
-    } - needed
+    needed = {source for n, p in model.named_parameters() for source in source_names(n, p, dialect)}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    tied = {source for n, p in every.items() for source in source_names(n, p, dialect)} - needed
     if missing := sorted(needed - checkpoint.tensors.keys()):
         raise CheckpointError(
             "{path}: {count} tensor(s) missing, the first is {name}.",
@@ -153,19 +155,19 @@ def _check_tied(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> N
     """A tensor that the settings tie to another may be stored twice, but then with equal values."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         kept = next(first for first, other in model.named_parameters() if other is parameter)
-        twin = source_name(name, dialect)
-        if name == kept or twin not in checkpoint.tensors:
+        if name == kept:
+            continue
+        (twin,), (first,) = (source_names(n, parameter, dialect) for n in (name, kept))
+        if twin not in checkpoint.tensors:
             continue
         shape = tuple(parameter.shape)
-        if not torch.equal(
-            checkpoint.read(source_name(kept, dialect), shape), checkpoint.read(twin, shape)
-        ):
+        if not torch.equal(checkpoint.read(first, shape), checkpoint.read(twin, shape)):
             raise CheckpointError(
                 "{path}: the settings tie {twin} to {kept}, but the two tensors differ.",
                 hint="Correct tie_word_embeddings, or download settings and weights together.",
                 path=checkpoint.path.name,
                 twin=twin,
-                kept=source_name(kept, dialect),
+                kept=first,
             )
 
 
@@ -179,14 +181,14 @@ def _read_all(
     state: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters())
     for done, (name, parameter) in enumerate(parameters.items()):
-        theirs = source_name(name, dialect)
-        tensor = checkpoint.read(theirs, tuple(parameter.shape))
+        theirs = source_names(name, parameter, dialect)
+        tensor = _read(checkpoint, theirs, tuple(parameter.shape))
         if tensor.dtype not in DTYPES.values():
             raise CheckpointError(
                 "{path}: the tensor {name} is {found}; a weight must be {allowed}.",
                 hint="This form is not supported yet; choose one in bf16, f16, f32 or GGUF.",
                 path=checkpoint.path.name,
-                name=theirs,
+                name=theirs[0],
                 found=str(tensor.dtype).removeprefix("torch."),
                 allowed=", ".join(DTYPES),
             )
@@ -195,6 +197,13 @@ def _read_all(
         if progress is not None:
             progress(done + 1, len(parameters))
     return state
+
+
+def _read(checkpoint: Checkpoint, names: list[str], shape: tuple[int, ...]) -> Tensor:
+    """One tensor of that shape, or the stack of one tensor per expert."""
+    if len(names) == 1 and len(checkpoint.tensors[names[0]].shape) == len(shape):
+        return checkpoint.read(names[0], shape)
+    return torch.stack([checkpoint.read(name, shape[1:]) for name in names])
 
 
 def _main_dtype(state: dict[str, Tensor]) -> torch.dtype:

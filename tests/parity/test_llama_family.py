@@ -1,4 +1,4 @@
-"""Every published form of Llama and Mistral against its publisher's own code (../shared/parity)."""
+"""Every published form of Llama, Mistral and Mixtral against its publisher (../shared/parity)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ FORMS = {  # folder of the expectation -> the forms that hold the same model, ke
     "llama2_mha": ("hf", "meta"),
     "mistral": ("hf", "native"),
     "mistral_v3": ("hf", "native"),
+    "mixtral": ("hf", "native"),
+    "gguf/mixtral": ("model-bf16.gguf",),
     "gguf/llama3": ("hf", "model-f32.gguf", "model-f16.gguf", "model-bf16.gguf"),
     "gguf/llama3_quantised": ("model-Q8_0.gguf", "model-Q4_K_M.gguf"),
 }
