@@ -186,7 +186,10 @@ def export(
         file_bytes=file.stat().st_size,
         tokens_seen={stage.name: _tokens_seen(out / stage.name) for stage in recipe.stages},
         bits=bits,
-        answers={asked: answer(stored, tokenizer, asked) for asked in recipe.run.card_prompts},
+        answers={
+            asked: answer(stored, tokenizer, asked, max_tokens=240)
+            for asked in recipe.run.card_prompts
+        },
     )
     with atomic_file(marker) as written:
         written.write(json.dumps(made_from).encode())
