@@ -30,7 +30,7 @@ def write_card(
         about,
         "## Figures",
         _figures(recipe, num_parameters, file_bytes, tokens_seen),
-        "## Held-out text, bits per byte (lower is better)",
+        "## Held-out bits per byte (lower is better; of conversations, the assistant's words)",
         _table(("source", "bits per byte"), [(name, f"{bits[name]:.3f}") for name in bits]),
         "## Answers as they came (greedy, none left out)",
         "\n\n".join(f"> {asked}\n\n{said or '(nothing)'}" for asked, said in answers.items()),

@@ -177,7 +177,7 @@ def export(
     for name in recipe.source_names():
         documents = read_shard(out / "data" / name, held_out=True)
         bits[name] = bits_per_byte(
-            stored, tokenizer, documents, recipe.run.tokens_per_micro_batch, assistant_only=False
+            stored, tokenizer, documents, recipe.run.tokens_per_micro_batch, assistant_only=True
         )
     write_card(
         recipe,
