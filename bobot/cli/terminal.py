@@ -33,12 +33,6 @@ Candidates = Callable[[str], Iterable[str]]
 """The text before the cursor -> the entries it could become."""
 
 
-class _CtrlC(Exception):
-    """Ctrl-C on an empty line. KeyboardInterrupt itself would tear down asyncio's loop on its way
-    through prompt_toolkit, and has been seen to surface a second time.
-    """
-
-
 class Terminal:
     """A screen (see screen.py) with history, completion, multi-line input and rendered markdown."""
 
@@ -59,14 +53,12 @@ class Terminal:
         )
 
     def read(self, status: str) -> str:
-        try:
-            entry = self.session.prompt(
+        return unquote(
+            self.session.prompt(
                 [("class:prompt", PROMPT)],
                 bottom_toolbar=lambda: _fitting(status),
             )
-        except _CtrlC:
-            raise KeyboardInterrupt from None
-        return unquote(entry)
+        )
 
     def answer(self, pieces: Iterator[str]) -> None:
         print(flush=True)
@@ -141,7 +133,7 @@ def _key_bindings() -> KeyBindings:
         if event.current_buffer.text:
             event.current_buffer.reset()
         else:
-            event.app.exit(exception=_CtrlC)
+            event.app.exit(exception=KeyboardInterrupt)
 
     return keys
 

@@ -17,7 +17,8 @@ ALT_ENTER, CTRL_C, CTRL_D, UP = "\x1b\r", "\x03", "\x04", "\x1b[A"
 
 
 @pytest.fixture
-def keys() -> Iterator[PipeInput]:
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipeInput]:
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb one prompt_toolkit has other key bindings
     with create_pipe_input() as keyboard, create_app_session(keyboard, DummyOutput()):
         yield keyboard
 
