@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_the_embedded_model_greets_in_the_language_it_is_greeted_in(
 ) -> None:
     answer = said(model, question)
     assert any(word in answer for word in words), f"{question} -> {answer!r}"
+
+
+def test_the_file_is_the_one_that_doctor_expects() -> None:
+    digest = hashlib.sha256(FILE.read_bytes()).hexdigest()
+    assert (FILE.parent / "SHA256SUMS").read_text() == f"{digest}  {FILE.name}\n"
 
 
 def test_the_card_lists_every_corpus_of_the_recipe_with_its_checksum() -> None:
