@@ -3,11 +3,12 @@
 OUT/tokenizer/   tokenizer.json
 OUT/data/NAME/   one tokenized source
 OUT/STAGE/       checkpoints and metrics.jsonl of one stage
-OUT/NAME.gguf    the model, and MODEL_CARD.md beside it
+OUT/NAME.gguf    the model, with MODEL_CARD.md and SHA256SUMS beside it
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def train_stage(
 def export(
     recipe: Recipe, out: Path, tokenizer: Tokenizer, model: Llama, before: str, report: Report
 ) -> None:
-    """The finished file and its card, measured on what the file itself gives back."""
+    """The finished file, its checksum, and its card, measured on what the file itself gives back."""
     file, marker = out / f"{recipe.name}.gguf", out / "exported.json"
     made_from = digest(
         before, recipe.temperature, recipe.top_p, recipe.about, recipe.run.card_prompts
@@ -191,6 +192,8 @@ def export(
             for asked in recipe.run.card_prompts
         },
     )
+    with atomic_file(out / "SHA256SUMS") as written:
+        written.write(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n".encode())
     with atomic_file(marker) as written:
         written.write(json.dumps(made_from).encode())
     report(f"{file}: {file.stat().st_size / 1e6:.2f} MB")

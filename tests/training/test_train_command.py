@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,8 @@ def test_a_second_run_does_nothing_and_says_so(
 def test_the_card_names_every_source_with_licence_and_checksum(trained: tuple[Path, Path]) -> None:
     recipe, out = trained
     card = (out / "MODEL_CARD.md").read_text()
+    sums = (out / "SHA256SUMS").read_text().split()
+    assert sums == [hashlib.sha256((out / sums[1]).read_bytes()).hexdigest(), sums[1]]
     (corpus,) = load_recipe(recipe).corpora
     for wanted in (corpus.name, corpus.license, corpus.source, corpus.sha256, "talk/rows.py"):
         assert wanted in card, wanted
