@@ -164,7 +164,7 @@ def train_stage(
 def export(
     recipe: Recipe, out: Path, tokenizer: Tokenizer, model: Llama, before: str, report: Report
 ) -> None:
-    """The finished file, its checksum, and its card, measured on what the file itself gives back."""
+    """The finished file with its checksum, and a card measured on what the file gives back."""
     file, marker = out / f"{recipe.name}.gguf", out / "exported.json"
     made_from = digest(
         before, recipe.temperature, recipe.top_p, recipe.about, recipe.run.card_prompts
