@@ -10,9 +10,9 @@ import contextlib
 import errno
 import os
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 
 from bobot.errors import StorageError
@@ -73,29 +73,51 @@ def make_private_folder(folder: Path) -> None:
         raise storage_error(folder, error) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path, mode: int | None = None) -> Iterator[BufferedWriter]:
+    """A file open for writing that takes the place of `path` only when the block ends well.
+
+    It is written beside `path`, synced, then renamed: a reader or a kill -9 sees the old content or
+    the new, never a part. After an error or Ctrl-C `path` is as before and no partial file is left.
+    `mode` sets the permissions, and keeps others out while it is written; None leaves them to the
+    user's umask. Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    first_mode = 0o666 if mode is None else 0o600
+    try:
+        with open(
+            partial, "wb", opener=lambda name, flags: os.open(name, flags, first_mode)
+        ) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(partial, mode)
+        os.replace(partial, path)
+        sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Makes the disk hold what was written to a file, or the names that a folder has now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Writes a temporary file beside `path`, syncs it, then renames: a reader or a kill -9 sees
-    the old content or the new, never a part. Raises StorageError and leaves no temporary file
-    when it fails.
+    """Writes a whole file in the way of `replacing`, its folder created if need be. Raises
+    StorageError.
     """
     make_private_folder(path.parent)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path, mode) as file:
+            file.write(content)
     except OSError as error:
         raise storage_error(path, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise storage_error(path, error) from error
-        raise
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -290,8 +290,7 @@ class LocalModel:
     def _checked(self, ids: Sequence[int] | Tensor) -> list[int]:
         """The ids as a list. RequestError for none, too many, or one outside the vocabulary."""
         values = [int(i) for i in ids]
-        if not values:
-            raise RequestError("The prompt is empty; it needs at least one token.")
+        self.engine.check_prompt(values)
         if len(values) > self.max_model_len:
             raise RequestError(
                 "The prompt has {found} tokens; the context of {name} holds {allowed}.",
@@ -299,13 +298,6 @@ class LocalModel:
                 found=len(values),
                 name=self.name,
                 allowed=self.max_model_len,
-            )
-        size = self.config.vocab_size
-        if outside := [i for i in values if not 0 <= i < size]:
-            raise RequestError(
-                "Token id {found} is outside the vocabulary; allowed: 0 to {allowed}.",
-                found=outside[0],
-                allowed=size - 1,
             )
         return values
 

@@ -1,6 +1,6 @@
-"""The chat's /commands: each is a method of Commands and a line in COMMANDS.
+"""The chat's /commands: each is a method of Commands and a line in help_lines().
 
-They act on the session and the screen; the loop that reads lines and shows answers is in chat.py.
+They act on the session and the screen; the loop that reads lines is in chat_loop.py.
 """
 
 from __future__ import annotations

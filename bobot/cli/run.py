@@ -132,8 +132,9 @@ def _pieces(
     model: Any, prompt: str, args: argparse.Namespace, sampling: dict[str, Any]
 ) -> Generator[Any, None, None]:
     stop = tuple(args.stop or ())
-    has_template = model.tokenizer is not None and model.tokenizer.chat_template is not None
-    if args.raw or not has_template:
+    from bobot.chat.session import has_template  # with torch behind it
+
+    if args.raw or not has_template(model):
         if args.system is not None:
             raise UsageError(
                 "--system needs a chat template, and here the prompt is continued as plain text.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 
@@ -53,7 +53,8 @@ class Engine:
         """Queues a request and returns its id. RequestError if it can never run as asked."""
         params = params or SamplingParams()
         prompt = list(prompt_ids)
-        self._check_ids(prompt, params)
+        self.check_prompt(prompt)
+        self._check_vocabulary("logit_bias", params.logit_bias)
         max_len = self._check_length(len(prompt), params.max_tokens)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(self._next_request_id, prompt, params, seed, max_len)
@@ -131,22 +132,25 @@ class Engine:
             return "stop"
         return "length" if sequence.num_tokens >= sequence.request.max_len else None
 
-    def _check_ids(self, prompt: list[int], params: SamplingParams) -> None:
+    def check_prompt(self, prompt: list[int]) -> None:
+        """RequestError for a prompt without tokens or with one outside the vocabulary."""
         if not prompt:
             raise RequestError(
                 "The prompt has no tokens; at least 1 is needed.",
                 hint="Start with the model's BOS token.",
             )
-        for ids, place in ((prompt, "prompt"), (params.logit_bias, "logit_bias")):
-            low, high = min(ids, default=0), max(ids, default=0)
-            if low < 0 or high >= self.vocab_size:
-                raise RequestError(
-                    "{place} holds token id {found}; allowed: 0 to {highest}.",
-                    hint="Does the tokenizer belong to this model?",
-                    place=place,
-                    found=low if low < 0 else high,
-                    highest=self.vocab_size - 1,
-                )
+        self._check_vocabulary("prompt", prompt)
+
+    def _check_vocabulary(self, place: str, ids: Collection[int]) -> None:
+        low, high = min(ids, default=0), max(ids, default=0)
+        if low < 0 or high >= self.vocab_size:
+            raise RequestError(
+                "{place} holds token id {found}; allowed: 0 to {highest}.",
+                hint="Does the tokenizer belong to this model?",
+                place=place,
+                found=low if low < 0 else high,
+                highest=self.vocab_size - 1,
+            )
 
     def _check_length(self, num_prompt: int, max_tokens: int | None) -> int:
         """Tokens at which a sequence ends. The last token is never computed and needs no slot."""

@@ -8,7 +8,6 @@ OUT/NAME.gguf    the model, with MODEL_CARD.md and SHA256SUMS beside it
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from bobot.training.export import export_gguf
 from bobot.training.loop import Report, Stage, initialize, restore
 from bobot.training.muon import MixedOptimizer
 from bobot.training.recipe import Recipe, StageSettings, digest
-from bobot.training.saving import load_newest
+from bobot.training.saving import load_newest, sha256_of
 from bobot.training.shards import is_current, read_shard, write_shard
 from bobot.training.vocabulary import load_tokenizer_file, save_tokenizer, train_tokenizer
 from bobot.weights.load import load_model
@@ -193,7 +192,7 @@ def export(
         },
     )
     with atomic_file(out / "SHA256SUMS") as written:
-        written.write(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n".encode())
+        written.write(f"{sha256_of(file)}  {file.name}\n".encode())
     with atomic_file(marker) as written:
         written.write(json.dumps(made_from).encode())
     report(f"{file}: {file.stat().st_size / 1e6:.2f} MB")

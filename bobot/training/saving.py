@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bobot.errors import StorageError
+from bobot.paths import sync
 
 KEPT = 2
 
@@ -52,13 +53,13 @@ def save(
         save_file(dict(model), partial / "model.safetensors")
         save_file(dict(optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(dict(state)))
-        sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         (partial / "manifest.json").write_text(json.dumps(sums))
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise StorageError(
             "the checkpoint {folder} can't be written: {reason}",
@@ -83,7 +84,7 @@ def load_newest(folder: Path, report: Callable[[str], None]) -> Saved | None:
 def _load(path: Path) -> Saved:
     sums = json.loads((path / "manifest.json").read_text())
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        found = _sha256(path / name)
+        found = sha256_of(path / name)
         if found != sums[name]:
             raise ValueError(f"{name} has sha256 {found}, the manifest says {sums[name]}")
     return Saved(
@@ -103,14 +104,7 @@ def _by_age(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered, reverse=True)]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, as sha256sum prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
