@@ -2,8 +2,7 @@
 
 The head is read by bobot/text/gguf_metadata.py (the tokenizer inside needs it too); here its
 directory becomes tensors: axes turned to torch order (GGML counts the fastest axis first), every
-range inside the file and apart from the others, dense types mapped as they are, block types
-dequantized to float32 by quant/.
+range inside the file and apart from the others, dense types and packed blocks mapped as they are.
 """
 
 from __future__ import annotations
@@ -14,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.stored import StoredTensor, dtype_name, num_elements, shown
 from bobot.errors import CheckpointError
-from bobot.quant.gguf_types import BLOCK_TYPES, DENSE_TYPES, UNREADABLE_TYPES, dequantize
+from bobot.quant.gguf_types import (
+    BLOCK_TYPES,
+    DENSE_TYPES,
+    BlockType,
+    weight_from_blocks,
+)
+from bobot.quant.weight import QuantWeight
 from bobot.text.gguf_metadata import GgufHeader, GgufTensor, read_header
 
 MAX_SPLITS = 1000
@@ -133,25 +137,25 @@ def _stored(file: MappedFile, header: GgufHeader, entry: GgufTensor) -> StoredTe
     if blocks is not None and count is not None and shape and shape[-1] % blocks.block_size == 0:
         num_bytes = count // blocks.block_size * blocks.block_bytes
         return StoredTensor(
-            shape, blocks.name, num_bytes, _dequantizer(file, start, num_bytes, entry)
+            shape, blocks.name, num_bytes, _block_reader(file, start, blocks, shape)
         )
     raise CheckpointError(
         "{file}: tensor {name} has type {kind} and shape {shape}; bobot reads {known}",
         hint="Take a file in another quantization, such as Q4_K_M or Q8_0.",
         file=file.path,
         name=shown(entry.name),
-        kind=blocks.name if blocks else UNREADABLE_TYPES.get(entry.ggml_type, entry.ggml_type),
+        kind=blocks.name if blocks else entry.ggml_type,
         shape=list(shape),
         known=", ".join(kind.name for kind in (*DENSE_TYPES.values(), *BLOCK_TYPES.values())),
     )
 
 
-def _dequantizer(
-    file: MappedFile, start: int, num_bytes: int, entry: GgufTensor
-) -> Callable[[], Tensor]:
-    kind, shape = BLOCK_TYPES[entry.ggml_type], tuple(reversed(entry.shape))
+def _block_reader(
+    file: MappedFile, start: int, kind: BlockType, shape: tuple[int, ...]
+) -> Callable[[], QuantWeight]:
+    row_bytes = shape[-1] // kind.block_size * kind.block_bytes
 
-    def load() -> Tensor:
-        return dequantize(kind, file.tensor(start, torch.uint8, (num_bytes,)), shape)
+    def load() -> QuantWeight:
+        return weight_from_blocks(kind, file.tensor(start, torch.uint8, (*shape[:-1], row_bytes)))
 
     return load

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bobot.errors import CheckpointError
+from bobot.quant.weight import Weight
 
 Shape = tuple[int, ...]
 
@@ -48,7 +49,7 @@ class StoredTensor:
     shape: Shape
     dtype: str
     num_bytes: int
-    load: Callable[[], Tensor]
+    load: Callable[[], Weight]
 
 
 class Checkpoint:
@@ -76,13 +77,18 @@ class Checkpoint:
         self.tensors = {name: _info(name, parts) for name, parts in self._parts.items()}
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        """The tensor `name` with exactly `shape`; memory-mapped when it lies in one piece in a
-        dense type.
+        """The values of `read_weight`: packed blocks come as float32."""
+        weight = self.read_weight(name, shape)
+        return weight if isinstance(weight, Tensor) else weight.dequantize()
+
+    def read_weight(self, name: str, shape: Sequence[int]) -> Weight:
+        """The tensor `name` with exactly `shape`, as stored; memory-mapped when in one piece.
 
         A mapped tensor may be written to (its pages are then copied, the file stays as it is).
         Parts of Meta's model-parallel files are joined along the axis on which they add up to
         `shape`; parts that each have the full shape are copies and must be equal. GGUF block types
-        come as float32. Raises CheckpointError for an unknown name or another shape.
+        and Grok's 8-bit weights come as they are packed. Raises CheckpointError for an unknown
+        name or another shape.
         """
         wanted = tuple(shape)
         parts = self._parts.get(name)
@@ -100,12 +106,14 @@ class Checkpoint:
                 found=_shapes_text([part.shape for part in parts]),
                 wanted=list(wanted),
             )
-        return torch.cat([part.load() for part in parts], dim=axis)
+        return torch.cat([_dense(part) for part in parts], dim=axis)
 
-    def _replicated(self, name: str, parts: Sequence[StoredTensor]) -> Tensor:
-        first = parts[0].load()
+    def _replicated(self, name: str, parts: Sequence[StoredTensor]) -> Weight:
+        if len(parts) == 1:
+            return parts[0].load()
+        first = _dense(parts[0])
         for rank, part in enumerate(parts[1:], start=1):
-            if not torch.equal(_bits(first), _bits(part.load())):
+            if not torch.equal(_bits(first), _bits(_dense(part))):
                 raise CheckpointError(
                     "{path}: tensor {name} should be the same in every file, "
                     "but file 0 and file {rank} differ",
@@ -198,6 +206,13 @@ def _shapes_text(shapes: Sequence[Shape]) -> str:
     if len(set(shapes)) == 1 and len(shapes) > 1:
         return f"{len(shapes)} x {list(shapes[0])}"
     return " + ".join(str(list(shape)) for shape in shapes[:8])
+
+
+def _dense(part: StoredTensor) -> Tensor:
+    """A part of a model-parallel file, which are never packed."""
+    weight = part.load()
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -110,15 +110,27 @@ class PagedAttention:
         k_TKH: Tensor,
         v_TKH: Tensor,
         sinks_N: Tensor | None = None,
+        hidden_T: Tensor | None = None,
     ) -> Tensor:
         """Writes this step's keys and values, then attends over each sequence's cache."""
         self.cache.write(layer, spec, self.slots_T, k_TKH, v_TKH)
+        if hidden_T is not None:
+            self.cache.hidden_P.index_copy_(0, self.slots_T, hidden_T)
         outputs = []
         for span in self._spans(spec.sliding_window):
             keys, values = self.cache.read(layer, span.slots)
             q = q_TNH[span.rows]
-            first = span.first_position
-            outputs.append(attention(q, keys, values, spec, first_query=first, sinks_N=sinks_N))
+            outputs.append(
+                attention(
+                    q,
+                    keys,
+                    values,
+                    spec,
+                    first_query=span.first_position,
+                    sinks_N=sinks_N,
+                    hidden_S=None if hidden_T is None else self.cache.hidden_P[span.slots],
+                )
+            )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _spans(self, window: int | None) -> list[Span]:

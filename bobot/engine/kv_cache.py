@@ -45,6 +45,8 @@ class KVCache:
                 )
             self.keys.append(k_PKH)
             self.values.append(v_PKH)
+        self.hidden_P = torch.empty(num_slots, dtype=torch.bool, device=device)
+        """Slots whose key nobody sees; only written by models that hide tokens."""
 
     def write(
         self, layer: int, spec: AttentionSpec, slots_T: Tensor, k_TKH: Tensor, v_TKH: Tensor

@@ -30,8 +30,12 @@ class AttentionContext(Protocol):
         k_TKH: Tensor,
         v_TKH: Tensor,
         sinks_N: Tensor | None = None,
+        hidden_T: Tensor | None = None,
     ) -> Tensor:
-        """Causal attention of every token over its own sequence: (T, num_heads, v_head_dim)."""
+        """Causal attention of every token over its own sequence: (T, num_heads, v_head_dim).
+
+        `sinks_N` is one more logit per head; `hidden_T` (bool) marks tokens whose keys nobody sees.
+        """
         ...
 
 
@@ -55,11 +59,20 @@ class PackedAttention:
         k_TKH: Tensor,
         v_TKH: Tensor,
         sinks_N: Tensor | None = None,
+        hidden_T: Tensor | None = None,
     ) -> Tensor:
         del layer
         bounds = (*self.starts, q_TNH.shape[0])
         outputs = [
-            attention(q_TNH[a:b], k_TKH[a:b], v_TKH[a:b], spec, first_query=0, sinks_N=sinks_N)
+            attention(
+                q_TNH[a:b],
+                k_TKH[a:b],
+                v_TKH[a:b],
+                spec,
+                first_query=0,
+                sinks_N=sinks_N,
+                hidden_S=None if hidden_T is None else hidden_T[a:b],
+            )
             for a, b in pairwise(bounds)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

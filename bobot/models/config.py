@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bobot.errors import ConfigError
 from bobot.ops.rope import RopeParameters
+from bobot.quant.weight import Weight
 
 T = TypeVar("T", int, float, bool, str)
 _REQUIRED: Any = object()
@@ -56,9 +57,13 @@ HF_BOOKKEEPING = (
     "label2id",
     "problem_type",
     "use_return_dict",
+    "quantization_config",
     "task_specific_params",
 )
-"""Keys that many Hugging Face configs carry and that do not change the forward pass."""
+"""Keys that many Hugging Face configs carry and that do not change the forward pass.
+
+`quantization_config` says how the weights are stored: weights/published.py reads it.
+"""
 
 
 class TensorSource(Protocol):
@@ -76,18 +81,30 @@ class TensorSource(Protocol):
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class Derived:
+    """A parameter that one form stores otherwise: cut out of a fused tensor, transposed, in pieces.
+
+    `make(config, *weights)` gives our parameter from the tensors `names`, each as it is stored.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[..., Weight]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
     """How one published form names the tensors and the settings of a family.
 
     `names` maps our parameter name to theirs, `{n}` standing for the layer number; the identity
     where a name is absent. A name of theirs with `{e}` stands for one tensor per expert, stacked
-    along our first axis. `pairs` lists our parameters whose rows rotate adjacent pairs there, with
-    their number of heads. `ignored` are tensors (templates too) that the model does not need.
+    along our first axis; a `Derived` is made of theirs by a function. `pairs` lists our parameters
+    whose rows rotate adjacent pairs there, with their number of heads. `ignored` are tensors
+    (templates too) that the model does not need.
     """
 
     config: Callable[[TensorSource], Any]
-    names: Mapping[str, str]
+    names: Mapping[str, str | Derived]
     pairs: Mapping[str, Callable[[Any], int]]
     ignored: tuple[str, ...] = ()
 
@@ -216,7 +233,7 @@ def _mapping(fields: Fields, key: str, value: object) -> dict[str, Any]:
 
 def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
     fields = Fields(raw, source)
-    kinds = ("default", "linear", "llama3")
+    kinds = ("default", "linear", "llama3", "yarn")
     old_name = fields.left.pop("type", None)
     kind = fields.left.pop("rope_type", None) or old_name or "default"
     if kind not in kinds:
@@ -229,6 +246,10 @@ def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
     }
     if kind != "default":
         values["factor"] = fields.take("factor", float, minimum=1.0)
+    if kind == "yarn":
+        if values["theta"] == 1:
+            raise fields.wrong("rope_theta", 1, "> 1, for yarn")
+        values |= _yarn(fields)
     if kind == "llama3":
         values["low_freq_factor"] = fields.take("low_freq_factor", float, minimum=0.0)
         values["high_freq_factor"] = fields.take("high_freq_factor", float, minimum=0.0)
@@ -243,3 +264,23 @@ def _rope(raw: Mapping[str, Any], source: str) -> RopeParameters:
             )
     fields.done()
     return RopeParameters(**values)
+
+
+def _yarn(fields: Fields) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "original_max_position_embeddings": fields.take(
+            "original_max_position_embeddings", int, minimum=1
+        ),
+        "beta_fast": fields.take("beta_fast", float, 32.0, minimum=1e-3),
+        "beta_slow": fields.take("beta_slow", float, 1.0, minimum=1e-3),
+        "truncate": fields.take("truncate", bool, True),
+    }
+    for key in ("attention_factor", "mscale", "mscale_all_dim"):
+        if fields.left.get(key) is not None:
+            values[key] = fields.take(key, float, minimum=0.0)
+        fields.ignore(key)
+    if values["beta_fast"] < values["beta_slow"]:
+        raise fields.wrong(
+            "beta_fast", values["beta_fast"], f">= beta_slow ({values['beta_slow']})"
+        )
+    return values

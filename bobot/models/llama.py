@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.context import AttentionContext, AttentionSpec
-from bobot.layers.linear import Linear
+from bobot.layers.linear import Embedding, Linear
 from bobot.layers.norm import RMSNorm
-from bobot.ops.rope import RopeParameters, inverse_frequencies, rotation
+from bobot.ops.rope import RopeParameters, attention_factor, inverse_frequencies, rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +106,15 @@ class LlamaDecoder(nn.Module):
 
     def __init__(self, config: LlamaConfig, layer_class: type[nn.Module]) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
+        self.rope_factor = attention_factor(config.rope)
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
         x_TD = self.embed_tokens(ids_T)
-        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype)
+        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype, self.rope_factor)
         for n, layer in enumerate(self.layers):
             x_TD = layer(x_TD, cos, sin, n, attn)
         return self.norm(x_TD)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bobot.errors import ConfigError
@@ -20,6 +21,7 @@ from bobot.layers.context import AttentionContext
 from bobot.layers.linear import Linear
 from bobot.layers.norm import RMSNorm
 from bobot.models.llama import Llama, LlamaConfig
+from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
 
 
@@ -50,6 +52,11 @@ class MixtralExperts(nn.Module):
         self.w2 = nn.Parameter(torch.empty(e, d, f))
         self.w3 = nn.Parameter(torch.empty(e, f, d))
 
+    def run(self, e: int, x_RD: Tensor) -> Tensor:
+        """Expert e, a SwiGLU network: (R, D)."""
+        hidden_RF = F.silu(linear(x_RD, self.w1[e])) * linear(x_RD, self.w3[e])
+        return linear(hidden_RF, self.w2[e])
+
 
 class MixtralSparseMoe(nn.Module):
     """Router and experts."""
@@ -64,8 +71,7 @@ class MixtralSparseMoe(nn.Module):
         probs_TE = self.gate(x_TD).softmax(-1, dtype=torch.float32)
         weights_TA, experts_TA = probs_TE.topk(self.num_active, dim=-1)
         weights_TA = (weights_TA / weights_TA.sum(-1, keepdim=True)).to(x_TD.dtype)
-        w = self.experts
-        return mixture_of_experts(x_TD, experts_TA, weights_TA, w.w1, w.w3, w.w2)
+        return mixture_of_experts(x_TD, experts_TA, weights_TA, self.experts.run)
 
 
 class MixtralLayer(nn.Module):

@@ -40,15 +40,22 @@ def attention(
     *,
     first_query: int,
     sinks_N: Tensor | None = None,
+    hidden_S: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of T consecutive queries over S keys: (T, N, v_head_dim), in q's dtype.
 
     `first_query + T` must not exceed S: keys past a query are never seen. Keys that no query can
-    see because of the sliding window may be anything.
+    see because of the sliding window may be anything. `hidden_S` marks keys that no query sees.
     """
-    if sinks_N is not None or spec.logit_softcap is not None:
+    if sinks_N is not None or spec.logit_softcap is not None or hidden_S is not None:
         return attention_reference(
-            q_TNH, k_SKH, v_SKH, spec, first_query=first_query, sinks_N=sinks_N
+            q_TNH,
+            k_SKH,
+            v_SKH,
+            spec,
+            first_query=first_query,
+            sinks_N=sinks_N,
+            hidden_S=hidden_S,
         )
     num_queries = q_TNH.shape[0]
     last = first_query + num_queries
@@ -100,9 +107,10 @@ def attention_reference(
     *,
     first_query: int,
     sinks_N: Tensor | None = None,
+    hidden_S: Tensor | None = None,
 ) -> Tensor:
     """The definition, step by step, softmax in float32. A sink is one more logit whose weight is
-    dropped.
+    dropped. A query that sees no key at all gets the mean of the values up to it.
     """
     group = spec.num_heads // spec.num_kv_heads
     last = first_query + q_TNH.shape[0]
@@ -112,6 +120,8 @@ def attention_reference(
     if spec.logit_softcap is not None:
         scores_NTS = spec.logit_softcap * torch.tanh(scores_NTS / spec.logit_softcap)
     mask_TS = visible(q_TNH.shape[0], first_query, spec.sliding_window, q_TNH.device)
+    if hidden_S is not None:
+        scores_NTS = scores_NTS.masked_fill(hidden_S[:last], torch.finfo(torch.float32).min)
     scores_NTS = scores_NTS.masked_fill(~mask_TS, float("-inf"))
     if sinks_N is not None:
         sink_NT1 = sinks_N.float()[:, None, None].expand(-1, scores_NTS.shape[1], 1)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bobot.quant.weight import QuantWeight, Weight
+
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 MIN_ROWS = 32
 """From so many rows on, widening the weights costs less than it saves."""
@@ -15,12 +17,15 @@ WEIGHT_ROWS_AT_ONCE = 512
 """Weight rows widened at a time: a few MiB, which stay in the cache until they are used."""
 
 
-def linear(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None = None) -> Tensor:
+def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: (T, F) in x's dtype.
 
     On a CPU where torch has no fast 16-bit product, many rows are multiplied in float32: several
     times as fast, while the weights stay as published. Both ways sum in float32 and round once.
+    Packed weights are always multiplied in float32.
     """
+    if isinstance(weight_FD, QuantWeight):
+        return _linear_of_packed(x_TD, weight_FD, bias_F)
     if (
         x_TD.dtype not in HALF_DTYPES
         or x_TD.device.type != "cpu"
@@ -32,14 +37,31 @@ def linear(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None = None) -> Ten
     return linear_in_float32(x_TD, weight_FD, bias_F)
 
 
-def linear_in_float32(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
+def _linear_of_packed(x_TD: Tensor, weight_FD: QuantWeight, bias_F: Tensor | None) -> Tensor:
+    """Through the format's own product where it has one that fits, else row by row unpacked."""
+    product = weight_FD.format.product
+    if product is None or not can_use_kernel(x_TD, weight_FD):
+        return linear_in_float32(x_TD, weight_FD, bias_F)
+    out_TF = product(x_TD.float(), weight_FD.parts)
+    return (out_TF if bias_F is None else out_TF + bias_F.float()).to(x_TD.dtype)
+
+
+def can_use_kernel(x_TD: Tensor, weight_FD: QuantWeight) -> bool:
+    """Whether the format's product takes this: few rows, on a CPU, nothing to differentiate."""
+    is_on_cpu = x_TD.device.type == "cpu" and weight_FD.device.type == "cpu"
+    return is_on_cpu and x_TD.shape[0] < MIN_ROWS and not x_TD.requires_grad
+
+
+def linear_in_float32(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None) -> Tensor:
     """The same product, some weight rows at a time, in float32."""
     x32_TD = x_TD.float()
     out_TF = x_TD.new_empty(x_TD.shape[0], weight_FD.shape[0])
     for start in range(0, weight_FD.shape[0], WEIGHT_ROWS_AT_ONCE):
         rows = slice(start, start + WEIGHT_ROWS_AT_ONCE)
         bias = None if bias_F is None else bias_F[rows].float()
-        out_TF[:, rows] = F.linear(x32_TD, weight_FD[rows].float(), bias)
+        weight = weight_FD[rows]
+        values = weight.dequantize() if isinstance(weight, QuantWeight) else weight.float()
+        out_TF[:, rows] = F.linear(x32_TD, values, bias)
     return out_TF
 
 

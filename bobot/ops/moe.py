@@ -1,11 +1,12 @@
-"""A mixture of experts (arXiv:1701.06538): each token passes a few SwiGLU networks of many.
+"""A mixture of experts (arXiv:1701.06538): each token passes a few of many small networks.
 
-Axes: T tokens, E experts, A active experts of a token, D hidden, F intermediate.
+Axes: T tokens, R the tokens of one expert, A active experts of a token, D hidden.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from collections.abc import Callable
+
 from torch import Tensor
 
 
@@ -13,20 +14,16 @@ def mixture_of_experts(
     x_TD: Tensor,
     experts_TA: Tensor,
     weights_TA: Tensor,
-    gate_EFD: Tensor,
-    up_EFD: Tensor,
-    down_EDF: Tensor,
+    expert: Callable[[int, Tensor], Tensor],
 ) -> Tensor:
-    """For each token sum over a of weights[a] * down(silu(gate(x)) * up(x)) of expert a: (T, D).
+    """For each token the sum over a of weights[a] * expert(experts[a], token): (T, D).
 
-    Expert by expert over the tokens that chose it; an expert that nobody chose is not read.
+    `expert(e, x_RD)` is called once for each expert that somebody chose, with the tokens that chose
+    it; an expert that nobody chose is not read.
     """
     out_TD = x_TD.new_zeros(x_TD.shape)
     for e in experts_TA.unique().tolist():
         rows, slots = (experts_TA == e).nonzero(as_tuple=True)
-        x = x_TD[rows]
-        hidden = F.silu(F.linear(x, gate_EFD[e])) * F.linear(x, up_EFD[e])
-        out_TD = out_TD.index_add(
-            0, rows, F.linear(hidden, down_EDF[e]) * weights_TA[rows, slots, None]
-        )
+        result_RD = expert(e, x_TD[rows]) * weights_TA[rows, slots, None]
+        out_TD = out_TD.index_add(0, rows, result_RD)
     return out_TD

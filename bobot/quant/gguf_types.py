@@ -1,23 +1,23 @@
 """The tensor types of GGUF: ggml type id -> name, values and bytes per block, reference
 dequantization.
 
-Adding a block type is one function and one row in BLOCK_TYPES. The seven IQ1, IQ2 and IQ3 types,
-which need code books, are known by name only, so that a refusal can say which type it was.
+Adding a block type is one function and one row in BLOCK_TYPES.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bobot import kernels
-from bobot.quant import gguf_blocks, kquants
+from bobot.quant import gguf_blocks, iquants, kquants
 from bobot.quant.gguf_blocks import Bytes, Floats
+from bobot.quant.weight import Format, QuantWeight
 
 BLOCKS_AT_ONCE = 1 << 14
 """Blocks dequantized in one step: keeps the temporary arrays below some 50 MB."""
@@ -61,43 +61,49 @@ BLOCK_TYPES = {
     12: BlockType("Q4_K", 256, 144, kquants.dequantize_q4_k),
     13: BlockType("Q5_K", 256, 176, kquants.dequantize_q5_k),
     14: BlockType("Q6_K", 256, 210, kquants.dequantize_q6_k),
+    16: BlockType("IQ2_XXS", 256, 66, iquants.dequantize_iq2_xxs),
+    17: BlockType("IQ2_XS", 256, 74, iquants.dequantize_iq2_xs),
+    18: BlockType("IQ3_XXS", 256, 98, iquants.dequantize_iq3_xxs),
+    19: BlockType("IQ1_S", 256, 50, iquants.dequantize_iq1_s),
     20: BlockType("IQ4_NL", 32, 18, gguf_blocks.dequantize_iq4_nl),
+    21: BlockType("IQ3_S", 256, 110, iquants.dequantize_iq3_s),
+    22: BlockType("IQ2_S", 256, 82, iquants.dequantize_iq2_s),
     23: BlockType("IQ4_XS", 256, 136, kquants.dequantize_iq4_xs),
+    29: BlockType("IQ1_M", 256, 56, iquants.dequantize_iq1_m),
     34: BlockType("TQ1_0", 256, 54, kquants.dequantize_tq1_0),
     35: BlockType("TQ2_0", 256, 66, kquants.dequantize_tq2_0),
     39: BlockType("MXFP4", 32, 17, gguf_blocks.dequantize_mxfp4),
 }
 
-UNREADABLE_TYPES = {
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    29: "IQ1_M",
-}
+
+@cache
+def block_format(kind: BlockType) -> Format:
+    """Weights whose one part, `blocks`, holds each row's packed bytes: uint8 (.., out, bytes)."""
+    return Format(kind.name, lambda parts: dequantize(kind, parts["blocks"]))
 
 
-def dequantize(kind: BlockType, data_bytes: Tensor, shape: Sequence[int]) -> Tensor:
-    """The float32 tensor of `shape` that the packed uint8 `data_bytes` stand for, rows one after
-    another.
+def weight_from_blocks(kind: BlockType, row_bytes: Tensor) -> QuantWeight:
+    """The weight whose rows are packed in the last axis of `row_bytes` (uint8)."""
+    num_blocks = row_bytes.shape[-1] // kind.block_bytes
+    shape = (*row_bytes.shape[:-1], num_blocks * kind.block_size)
+    return QuantWeight(block_format(kind), {"blocks": row_bytes}, shape)
 
-    The last axis must be a multiple of kind.block_size.
-    """
-    blocks = data_bytes.numpy().reshape(-1, kind.block_bytes)
+
+def dequantize(kind: BlockType, row_bytes: Tensor) -> Tensor:
+    """float32 values (.., in) of packed rows, uint8 (.., bytes): a whole number of blocks a row."""
+    blocks = row_bytes.cpu().contiguous().numpy().reshape(-1, kind.block_bytes)
     values = np.empty((len(blocks), kind.block_size), np.float32)
-    assert values.size == math.prod(shape) and shape[-1] % kind.block_size == 0
+    shape = (*row_bytes.shape[:-1], -1)
     if kind.kernel is not None and kernels.available:
         kind.kernel(blocks, values)
-        return torch.from_numpy(values).view(tuple(shape))
+        return torch.from_numpy(values).view(shape).to(row_bytes.device)
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # an infinite scale is the file's own business
         for start in range(0, len(blocks), BLOCKS_AT_ONCE):
             step = slice(start, start + BLOCKS_AT_ONCE)
             values[step] = kind.dequantize(blocks[step])
-    return torch.from_numpy(values).view(tuple(shape))
+    return torch.from_numpy(values).view(shape).to(row_bytes.device)
 
 
 def quantize_q8_0(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from bobot.checkpoints import Checkpoint, open_checkpoint
 from bobot.errors import CheckpointError, UsageError
-from bobot.models.config import Dialect
-from bobot.models.registry import family_of
+from bobot.layers.linear import Embedding
+from bobot.models.config import Derived, Dialect
+from bobot.models.registry import Family, family_of
 from bobot.ops.rope import halves_from_pairs
+from bobot.quant.weight import QuantWeight, Weight, change_rows, stack
+from bobot.weights.published import PackedForm, packed_form, read_packed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]
@@ -54,28 +57,72 @@ def load_model(
         dialect = family.dialects[checkpoint.dialect]
         config = dialect.config(checkpoint)
         _check_num_layers(config, checkpoint)
-        with torch.device("meta"), _WithoutInitialization():
-            model = family.model(config)
-        ignored = _check_names(model, dialect, checkpoint)
-        state = _read_all(model, dialect, checkpoint, config, progress)
-        _check_tied(model, dialect, checkpoint)
+        model = build_on_meta(family, config)
+        source = _Source(checkpoint, dialect, packed_form(checkpoint), config)
+        ignored = _check_names(model, source)
+        state = _read_all(model, source, progress)
+        _check_tied(model, source)
         if target is None:
             target = _main_dtype(state)
         generation_config = dict(checkpoint.generation_config)
-    state = {name: tensor.to(device=device, dtype=target) for name, tensor in state.items()}
-    _assign(model, state)
+    keep = getattr(model, "float32_parameters", ())
+    for name, weight in state.items():
+        wanted = torch.float32 if _template(name)[0] in keep else target
+        is_packed = isinstance(weight, QuantWeight)
+        state[name] = weight.to(device) if is_packed else weight.to(device=device, dtype=wanted)
+    _assign(model, state, target)
     model.eval().requires_grad_(False)
-    sizes = {id(p): (p.numel(), p.nbytes) for p in model.parameters()}.values()
     report = LoadReport(
         family=family.name,
         dialect=checkpoint.dialect,
         dtype=target,
-        num_parameters=sum(size[0] for size in sizes),
-        num_bytes=sum(size[1] for size in sizes),
+        num_parameters=sum(weight.numel() for weight in state.values()),
+        num_bytes=sum(weight.nbytes for weight in state.values()),
         ignored=ignored,
         generation_config=generation_config,
     )
     return model, report
+
+
+def build_on_meta(family: Family, config: Any) -> Any:
+    """The family's model with parameters that have shapes and no memory."""
+    with torch.device("meta"), _WithoutInitialization():
+        return family.model(config)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A checkpoint, and how to find our parameters in it."""
+
+    checkpoint: Checkpoint
+    dialect: Dialect
+    form: PackedForm | None
+    config: Any
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.path.name
+
+    def is_packed(self, theirs: str) -> bool:
+        """Whether `theirs` is stored as parts: the part that only a packed weight has is there."""
+        if self.form is None:
+            return False
+        return any(
+            suffix and theirs + suffix in self.checkpoint.tensors
+            for suffix in self.form.suffixes.values()
+        )
+
+    def stored_names(self, theirs: str) -> list[str]:
+        if self.form is not None and self.is_packed(theirs):
+            return [*self.form.names(theirs).values()]
+        return [theirs]
+
+    def read(self, theirs: str, shape: tuple[int, ...] | None) -> Weight:
+        """The tensor of that shape (None: as stored), packed if the checkpoint has it so."""
+        if self.form is not None and self.is_packed(theirs):
+            return read_packed(self.checkpoint, self.form, theirs)
+        wanted = self.checkpoint.tensors[theirs].shape if shape is None else shape
+        return self.checkpoint.read_weight(theirs, wanted)
 
 
 class _WithoutInitialization(TorchFunctionMode):
@@ -107,9 +154,14 @@ def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def source_names(name: str, parameter: Tensor, dialect: Dialect) -> list[str]:
-    """What the dialect calls our parameter: one name, or one per expert in their order."""
+    """What the dialect calls our parameter: one name, one per expert in their order, or all that
+    it is derived from.
+    """
     template, n = _template(name)
-    theirs = dialect.names.get(template, template).replace("{n}", n)
+    found = dialect.names.get(template, template)
+    if isinstance(found, Derived):
+        return [theirs.replace("{n}", n) for theirs in found.names]
+    theirs = found.replace("{n}", n)
     if "{e}" not in theirs:
         return [theirs]
     return [theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])]
@@ -138,11 +190,16 @@ def _check_num_layers(config: Any, checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> tuple[str, ...]:
+def _check_names(model: nn.Module, source: _Source) -> tuple[str, ...]:
     """Refuses missing and unexpected tensors; returns the names that are known and not needed."""
-    needed = {source for n, p in model.named_parameters() for source in source_names(n, p, dialect)}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    tied = {source for n, p in every.items() for source in source_names(n, p, dialect)} - needed
+    checkpoint, dialect = source.checkpoint, source.dialect
+
+    def names_of(parameters: Iterable[tuple[str, Tensor]]) -> set[str]:
+        theirs = {t for name, p in parameters for t in source_names(name, p, dialect)}
+        return {stored for name in theirs for stored in source.stored_names(name)}
+
+    needed = names_of(model.named_parameters())
+    tied = names_of(model.named_parameters(remove_duplicate=False)) - needed
     if missing := sorted(needed - checkpoint.tensors.keys()):
         raise CheckpointError(
             "{path}: {count} tensor(s) missing, the first is {name}.",
@@ -166,8 +223,9 @@ def _check_names(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> 
     return tuple(sorted(ignored))
 
 
-def _check_tied(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> None:
+def _check_tied(model: nn.Module, source: _Source) -> None:
     """A tensor that the settings tie to another may be stored twice, but then with equal values."""
+    checkpoint, dialect = source.checkpoint, source.dialect
     for name, parameter in model.named_parameters(remove_duplicate=False):
         kept = next(first for first, other in model.named_parameters() if other is parameter)
         if name == kept:
@@ -186,58 +244,84 @@ def _check_tied(model: nn.Module, dialect: Dialect, checkpoint: Checkpoint) -> N
             )
 
 
-def _read_all(
-    model: nn.Module,
-    dialect: Dialect,
-    checkpoint: Checkpoint,
-    config: Any,
-    progress: Progress | None,
-) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
+def _read_all(model: nn.Module, source: _Source, progress: Progress | None) -> dict[str, Weight]:
+    state: dict[str, Weight] = {}
     parameters = dict(model.named_parameters())
     for done, (name, parameter) in enumerate(parameters.items()):
-        theirs = source_names(name, parameter, dialect)
-        tensor = _read(checkpoint, theirs, tuple(parameter.shape))
-        if tensor.dtype not in DTYPES.values():
-            raise CheckpointError(
-                "{path}: the tensor {name} is {found}; a weight must be {allowed}.",
-                hint="This form is not supported yet; choose one in bf16, f16, f32 or GGUF.",
-                path=checkpoint.path.name,
-                name=theirs[0],
-                found=str(tensor.dtype).removeprefix("torch."),
-                allowed=", ".join(DTYPES),
-            )
-        num_heads = dialect.pairs.get(_template(name)[0])
-        state[name] = halves_from_pairs(tensor, num_heads(config)) if num_heads else tensor
+        state[name] = _checked(source, name, tuple(parameter.shape), _read(source, name, parameter))
         if progress is not None:
             progress(done + 1, len(parameters))
     return state
 
 
-def _read(checkpoint: Checkpoint, names: list[str], shape: tuple[int, ...]) -> Tensor:
-    """One tensor of that shape, or the stack of one tensor per expert."""
-    if len(names) == 1 and len(checkpoint.tensors[names[0]].shape) == len(shape):
-        return checkpoint.read(names[0], shape)
-    return torch.stack([checkpoint.read(name, shape[1:]) for name in names])
+def _read(source: _Source, name: str, parameter: Tensor) -> Weight:
+    """One parameter: a tensor of its shape, a stack of one per expert, or made of theirs."""
+    template, _ = _template(name)
+    names = source_names(name, parameter, source.dialect)
+    shape = tuple(parameter.shape)
+    found = source.dialect.names.get(template)
+    if isinstance(found, Derived):
+        return found.make(source.config, *(source.read(theirs, None) for theirs in names))
+    if isinstance(found, str) and "{e}" in found:
+        return stack([source.read(theirs, shape[1:]) for theirs in names])
+    weight = source.read(names[0], shape)
+    num_heads = source.dialect.pairs.get(template)
+    if num_heads is None:
+        return weight
+    heads = num_heads(source.config)
+    return change_rows(weight, lambda part: halves_from_pairs(part, heads))
 
 
-def _main_dtype(state: dict[str, Tensor]) -> torch.dtype:
-    """The dtype that most bytes of the checkpoint have."""
+def _checked(source: _Source, name: str, shape: tuple[int, ...], weight: Weight) -> Weight:
+    """The weight if it has the parameter's shape and a dtype that models run in; a packed one that
+    is no matrix is unpacked, for only products know packed weights.
+    """
+    if tuple(weight.shape) != shape:
+        raise CheckpointError(
+            "{path}: {name} would have shape {found} from these files; the settings need {wanted}.",
+            hint="Settings and weights belong to different models: download them together.",
+            path=source.name,
+            name=name,
+            found=list(weight.shape),
+            wanted=list(shape),
+        )
+    if isinstance(weight, QuantWeight):
+        return weight if weight.ndim > 1 else weight.dequantize()
+    if weight.dtype not in DTYPES.values():
+        raise CheckpointError(
+            "{path}: the tensor {name} is {found}; a weight must be {allowed}.",
+            hint="This form is not supported yet; choose one in bf16, f16, f32 or GGUF.",
+            path=source.name,
+            name=name,
+            found=str(weight.dtype).removeprefix("torch."),
+            allowed=", ".join(DTYPES),
+        )
+    return weight
+
+
+def _main_dtype(state: dict[str, Weight]) -> torch.dtype:
+    """The dtype that most bytes of the plain weights have."""
     sizes: Counter[torch.dtype] = Counter()
-    for tensor in state.values():
-        sizes[tensor.dtype] += tensor.nbytes
+    for weight in state.values():
+        if isinstance(weight, Tensor):
+            sizes[weight.dtype] += weight.nbytes
     return sizes.most_common(1)[0][0]
 
 
-def _assign(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put the tensors in place of the meta parameters, tied ones in every place."""
+def _assign(model: nn.Module, state: dict[str, Weight], dtype: torch.dtype) -> None:
+    """Put the weights in place of the meta parameters, tied ones in every place."""
     places = {
         id(p): [n for n, q in model.named_parameters(remove_duplicate=False) if q is p]
         for p in model.parameters()
     }
     for names in places.values():
-        first = next(name for name in names if name in state)
-        parameter = nn.Parameter(state[first], requires_grad=False)
+        weight = state[next(name for name in names if name in state)]
+        if isinstance(weight, Tensor):
+            weight = nn.Parameter(weight, requires_grad=False)
         for name in names:
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, parameter)
+            path, _, leaf = name.rpartition(".")
+            owner = model.get_submodule(path)
+            delattr(owner, leaf)
+            setattr(owner, leaf, weight)
+            if isinstance(owner, Embedding):
+                owner.dtype = dtype

@@ -81,7 +81,6 @@ def hf(**changes: Any) -> LlamaConfig:
             {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
             ["agree", "10000.0", "500000.0"],
         ),
-        ({"quantization_config": {"quant_method": "x"}}, ["quantization_config"]),
     ],
 )
 def test_a_wrong_config_is_refused_by_name(changes: dict[str, Any], words: list[str]) -> None:

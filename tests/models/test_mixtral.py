@@ -77,7 +77,11 @@ def test_a_mixture_is_the_weighted_sum_of_its_experts() -> None:
     gate, up, down = (torch.randn(5, 4, 4, generator=generator) for _ in range(3))
     x, weights = torch.randn(7, 4, generator=generator), torch.rand(7, 2, generator=generator)
     experts = torch.tensor([[0, 3], [3, 0], [1, 1], [0, 1], [3, 1], [1, 0], [0, 3]])  # 2, 4 idle
-    found = mixture_of_experts(x, experts, weights, gate, up, down)
+
+    def swiglu(e: int, rows: torch.Tensor) -> torch.Tensor:
+        return (torch.nn.functional.silu(rows @ gate[e].T) * (rows @ up[e].T)) @ down[e].T
+
+    found = mixture_of_experts(x, experts, weights, swiglu)
     for t in range(7):
         expected = sum(
             weights[t, a] * (down[e] @ (torch.nn.functional.silu(gate[e] @ x[t]) * (up[e] @ x[t])))

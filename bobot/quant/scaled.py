@@ -1,0 +1,66 @@
+"""Small numbers times a scale: one scale per block of rows and columns.
+
+DeepSeek's FP8 (float8_e4m3fn, blocks of 128 x 128, arXiv:2412.19437 section 3.3), int8 with a scale
+per row or per group of inputs, and the 8-bit weights of Grok-1 (int8, one scale per column of the
+stored matrix or eight of them; xai-org/grok-1 `model.py`, QuantizedWeight8bit).
+
+    values (.., out, in)  int8 or float8_e4m3fn
+    scales (.., ceil(out / row_block), ceil(in / col_block))  float32 or bfloat16
+    value[o, i] = values[o, i] * scales[o // row_block, i // col_block]
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from bobot.quant.weight import Format, Parts, QuantWeight
+
+LARGEST_INT8 = 127
+
+
+@cache
+def scaled(row_block: int, col_block: int) -> Format:
+    """The format with one scale per block of that many rows and columns; the last of each may be
+    partial.
+    """
+
+    def dequantize(parts: Parts) -> Tensor:
+        values, scales = parts["values"], parts["scales"].float()
+        rows, columns = values.shape[-2:]
+        if row_block > 1:
+            scales = scales.repeat_interleave(row_block, dim=-2)[..., :rows, :]
+        if scales.shape[-1] > 1:
+            scales = scales.repeat_interleave(col_block, dim=-1)[..., :columns]
+        return values.float() * scales
+
+    rows_per_entry = {"scales": row_block} if row_block > 1 else {}
+    return Format(f"scaled {row_block}x{col_block}", dequantize, rows_per_entry)
+
+
+def weight_from_parts(
+    values: Tensor, scales: Tensor, row_block: int, col_block: int
+) -> QuantWeight:
+    """The weight of these parts. The caller has checked that they fit: see `scales_shape`."""
+    return QuantWeight(
+        scaled(row_block, col_block), {"values": values, "scales": scales}, tuple(values.shape)
+    )
+
+
+def scales_shape(shape: tuple[int, ...], row_block: int, col_block: int) -> tuple[int, ...]:
+    """The shape that the scales of a weight of `shape` have."""
+    return (*shape[:-2], -(-shape[-2] // row_block), -(-shape[-1] // col_block))
+
+
+def quantize_int8(weight: Tensor, group: int) -> QuantWeight:
+    """int8 with one scale per `group` inputs of a row: scale = max|w| / 127, rounded to nearest.
+
+    The last axis is a multiple of `group`. The error of a value is at most half a scale.
+    """
+    grouped = weight.float().unflatten(-1, (-1, group))
+    scales = (grouped.abs().amax(-1) / LARGEST_INT8).to(torch.bfloat16)
+    divisors = scales.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    values = (grouped / divisors).round().clamp(-LARGEST_INT8, LARGEST_INT8)
+    return weight_from_parts(values.flatten(-2).to(torch.int8), scales, 1, group)
