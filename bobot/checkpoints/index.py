@@ -5,11 +5,14 @@ A folder with Hugging Face's files and Meta's or Mistral's beside them is read a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bobot.checkpoints.gguf import read_gguf, split_paths
 from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.meta_pth import read_pth, shard_paths
+from bobot.checkpoints.openai_files import is_openai_config, numbered_files, read_numbered
 from bobot.checkpoints.safetensors import read_safetensors, read_sharded
 from bobot.checkpoints.stored import Checkpoint
 from bobot.checkpoints.strict_json import read_json
@@ -51,6 +54,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     if shards := shard_paths(folder):
         config = read_json(folder / "params.json")
         return Checkpoint(folder, "meta", [read_pth(shard) for shard in shards], config)
+    if files := numbered_files(folder):
+        config = read_json(folder / "config.json")
+        return Checkpoint(folder, _hf_or_openai(config), [read_numbered(files)], config)
     if gguf := _the_gguf(folder):
         return _open_gguf(gguf)
     raise _nothing_found(folder)
@@ -69,12 +75,13 @@ def _open_file(path: Path) -> Checkpoint:
         )
     if path.name == MISTRAL:
         return _open_mistral(path)
-    config = path.with_name("config.json")
+    beside = path.with_name("config.json")
+    config = read_json(beside) if beside.exists() else {}
     return Checkpoint(
         path,
-        "hf",
+        _hf_or_openai(config),
         [read_safetensors(path)],
-        read_json(config) if config.exists() else {},
+        config,
         _generation_config(path.parent),
     )
 
@@ -85,7 +92,12 @@ def _open_hf(folder: Path) -> Checkpoint:
         tensors = read_safetensors(folder / SINGLE)
     else:
         tensors = read_sharded(folder / INDEX)
-    return Checkpoint(folder, "hf", [tensors], config, _generation_config(folder))
+    return Checkpoint(folder, _hf_or_openai(config), [tensors], config, _generation_config(folder))
+
+
+def _hf_or_openai(config: Mapping[str, Any]) -> str:
+    """Both lie in the same files; their settings tell them apart."""
+    return "openai" if is_openai_config(config) else "hf"
 
 
 def _open_mistral(path: Path) -> Checkpoint:

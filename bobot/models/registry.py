@@ -11,15 +11,22 @@ from bobot.errors import ConfigError
 from bobot.models.config import Dialect, TensorSource
 
 HF_ARCHITECTURES = {
+    "GptOssForCausalLM": "gpt_oss",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
     "MixtralForCausalLM": "mixtral",
 }
-GGUF_ARCHITECTURES = {"llama": "llama", "llama with experts": "mixtral"}
-NATIVE = {"meta": "llama", "mistral": "llama", "mistral with experts": "mixtral"}
+GGUF_ARCHITECTURES = {"gpt-oss": "gpt_oss", "llama": "llama", "llama with experts": "mixtral"}
+NATIVE = {
+    "meta": "llama",
+    "mistral": "llama",
+    "mistral with experts": "mixtral",
+    "openai": "gpt_oss",
+}
 """Forms whose settings file does not name an architecture."""
 
 _FAMILIES = {
+    "gpt_oss": ("bobot.models.gpt_oss", "GptOss", "bobot.models.gpt_oss_dialects"),
     "llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects"),
     "mixtral": ("bobot.models.mixtral", "Mixtral", "bobot.models.mixtral_dialects"),
 }
