@@ -84,7 +84,7 @@ def test_each_value_goes_to_the_nearest_that_its_scale_allows(quantize) -> None:
     found = packed.dequantize().view(16, 2, 32)
     if "blocks" in packed.parts:
         steps = torch.tensor([*E2M1.values(), *(-value for value in E2M1.values())])
-        scales = torch.ldexp(torch.tensor(1.0), packed.parts["scales"].int() - 127)
+        scales = torch.exp2(packed.parts["scales"].float() - 127)
     else:
         steps, scales = torch.arange(-127, 128), packed.parts["scales"].float()
     allowed = steps * scales.unsqueeze(-1)
