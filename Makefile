@@ -5,7 +5,7 @@ PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/* bobot/*/__init__.py)
 
-.PHONY: chat test lint types format clean
+.PHONY: chat test test-slow lint types format clean
 .DELETE_ON_ERROR:
 
 chat: .venv/installed
@@ -13,6 +13,10 @@ chat: .venv/installed
 
 test: .venv/installed-dev
 	@$(BIN)/python -m pytest -q
+
+# One layer of each large model at its real size: up to 16 GiB of memory, some minutes.
+test-slow: .venv/installed-dev
+	@$(BIN)/python -m pytest -q -m slow
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .
