@@ -100,13 +100,15 @@ class Dialect:
     where a name is absent. A name of theirs with `{e}` stands for one tensor per expert, stacked
     along our first axis; a `Derived` is made of theirs by a function. `pairs` lists our parameters
     whose rows rotate adjacent pairs there, with their number of heads. `ignored` are tensors
-    (templates too) that the model does not need.
+    (templates too) that the model does not need; `ignored_prefixes` are the beginnings of more such
+    names, where the settings say which.
     """
 
     config: Callable[[TensorSource], Any]
     names: Mapping[str, str | Derived]
     pairs: Mapping[str, Callable[[Any], int]]
     ignored: tuple[str, ...] = ()
+    ignored_prefixes: Callable[[Any], tuple[str, ...]] = lambda config: ()
 
 
 class Fields:

@@ -11,12 +11,18 @@ from bobot.errors import ConfigError
 from bobot.models.config import Dialect, TensorSource
 
 HF_ARCHITECTURES = {
+    "DeepseekV3ForCausalLM": "deepseek_v3",
     "GptOssForCausalLM": "gpt_oss",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
     "MixtralForCausalLM": "mixtral",
 }
-GGUF_ARCHITECTURES = {"gpt-oss": "gpt_oss", "llama": "llama", "llama with experts": "mixtral"}
+GGUF_ARCHITECTURES = {
+    "deepseek2": "deepseek_v3",
+    "gpt-oss": "gpt_oss",
+    "llama": "llama",
+    "llama with experts": "mixtral",
+}
 NATIVE = {
     "meta": "llama",
     "mistral": "llama",
@@ -26,6 +32,7 @@ NATIVE = {
 """Forms whose settings file does not name an architecture."""
 
 _FAMILIES = {
+    "deepseek_v3": ("bobot.models.deepseek_v3", "DeepseekV3", "bobot.models.deepseek_v3_dialects"),
     "gpt_oss": ("bobot.models.gpt_oss", "GptOss", "bobot.models.gpt_oss_dialects"),
     "llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects"),
     "mixtral": ("bobot.models.mixtral", "Mixtral", "bobot.models.mixtral_dialects"),

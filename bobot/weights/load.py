@@ -208,8 +208,11 @@ def _check_names(model: nn.Module, source: _Source) -> tuple[str, ...]:
             count=len(missing),
             name=missing[0],
         )
+    prefixes = dialect.ignored_prefixes(source.config)
     ignored = {
-        name for name in checkpoint.tensors if name in tied or _template(name)[0] in dialect.ignored
+        name
+        for name in checkpoint.tensors
+        if name in tied or _template(name)[0] in dialect.ignored or name.startswith(prefixes)
     }
     if unexpected := sorted(checkpoint.tensors.keys() - needed - ignored):
         raise CheckpointError(
