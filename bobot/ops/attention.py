@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_SCORES = 1 << 24
+"""Scores held at once where attention is computed by its definition: 64 MiB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
@@ -47,20 +50,21 @@ def attention(
     `first_query + T` must not exceed S: keys past a query are never seen. Keys that no query can
     see because of the sliding window may be anything. `hidden_S` marks keys that no query sees.
     """
-    if sinks_N is not None or spec.logit_softcap is not None or hidden_S is not None:
-        return attention_reference(
-            q_TNH,
-            k_SKH,
-            v_SKH,
-            spec,
-            first_query=first_query,
-            sinks_N=sinks_N,
-            hidden_S=hidden_S,
-        )
     num_queries = q_TNH.shape[0]
     last = first_query + num_queries
     window = spec.sliding_window
     first_key = 0 if window is None else max(0, first_query + 1 - window)
+    has_own_rule = sinks_N is not None or spec.logit_softcap is not None or hidden_S is not None
+    if has_own_rule or spec.head_dim != spec.v_head_dim:
+        return _attention_in_pieces(
+            q_TNH,
+            k_SKH[first_key:last],
+            v_SKH[first_key:last],
+            spec,
+            first_query - first_key,
+            sinks_N,
+            None if hidden_S is None else hidden_S[first_key:last],
+        )
     k_KSH, v_KSH = (x[first_key:last].transpose(0, 1).unsqueeze(0) for x in (k_SKH, v_SKH))
     if num_queries == 1:
         return _attention_of_one(q_TNH, k_KSH, v_KSH, spec)
@@ -78,6 +82,32 @@ def attention(
         enable_gqa=spec.num_kv_heads != spec.num_heads,
     )
     return out_NTH.squeeze(0).transpose(0, 1)
+
+
+def _attention_in_pieces(
+    q_TNH: Tensor,
+    k_SKH: Tensor,
+    v_SKH: Tensor,
+    spec: AttentionSpec,
+    first_query: int,
+    sinks_N: Tensor | None,
+    hidden_S: Tensor | None,
+) -> Tensor:
+    """The definition for some queries at a time, so that their scores take little memory."""
+    num_rows = max(1, MAX_SCORES // (spec.num_heads * k_SKH.shape[0]))
+    outputs = [
+        attention_reference(
+            q_RNH,
+            k_SKH,
+            v_SKH,
+            spec,
+            first_query=first_query + number * num_rows,
+            sinks_N=sinks_N,
+            hidden_S=hidden_S,
+        )
+        for number, q_RNH in enumerate(q_TNH.split(num_rows))
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attention_of_one(q_1NH: Tensor, k_KSH: Tensor, v_KSH: Tensor, spec: AttentionSpec) -> Tensor:
@@ -109,22 +139,22 @@ def attention_reference(
     sinks_N: Tensor | None = None,
     hidden_S: Tensor | None = None,
 ) -> Tensor:
-    """The definition, step by step, softmax in float32. A sink is one more logit whose weight is
-    dropped. A query that sees no key at all gets the mean of the values up to it.
+    """The definition, step by step, in float32. A sink is one more logit whose weight is dropped.
+    A query that sees no key at all gets the mean of the values up to it.
     """
-    group = spec.num_heads // spec.num_kv_heads
     last = first_query + q_TNH.shape[0]
-    k_SNH = k_SKH[:last].repeat_interleave(group, dim=1)
-    v_SNH = v_SKH[:last].repeat_interleave(group, dim=1)
-    scores_NTS = torch.einsum("tnh,snh->nts", q_TNH, k_SNH).float() * spec.scale
+    q_TKGH = q_TNH.unflatten(1, (spec.num_kv_heads, -1)).float()
+    k_SKH, v_SKH = k_SKH[:last].float(), v_SKH[:last].float()
+    scores_NTS = torch.einsum("tkgh,skh->kgts", q_TKGH, k_SKH).flatten(0, 1) * spec.scale
     if spec.logit_softcap is not None:
         scores_NTS = spec.logit_softcap * torch.tanh(scores_NTS / spec.logit_softcap)
-    mask_TS = visible(q_TNH.shape[0], first_query, spec.sliding_window, q_TNH.device)
     if hidden_S is not None:
         scores_NTS = scores_NTS.masked_fill(hidden_S[:last], torch.finfo(torch.float32).min)
+    mask_TS = visible(q_TNH.shape[0], first_query, spec.sliding_window, q_TNH.device)
     scores_NTS = scores_NTS.masked_fill(~mask_TS, float("-inf"))
     if sinks_N is not None:
         sink_NT1 = sinks_N.float()[:, None, None].expand(-1, scores_NTS.shape[1], 1)
         scores_NTS = torch.cat((scores_NTS, sink_NT1), dim=-1)
-    weights_NTS = scores_NTS.softmax(-1)[..., :last].to(v_SNH.dtype)
-    return torch.einsum("nts,snh->tnh", weights_NTS, v_SNH)
+    weights_KGTS = scores_NTS.softmax(-1)[..., :last].unflatten(0, (spec.num_kv_heads, -1))
+    out_TKGH = torch.einsum("kgts,skh->tkgh", weights_KGTS, v_SKH)
+    return out_TKGH.flatten(1, 2).to(q_TNH.dtype)
