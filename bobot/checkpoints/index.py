@@ -16,6 +16,7 @@ from bobot.checkpoints.openai_files import is_openai_config, numbered_files, rea
 from bobot.checkpoints.safetensors import read_safetensors, read_sharded
 from bobot.checkpoints.stored import Checkpoint
 from bobot.checkpoints.strict_json import read_json
+from bobot.checkpoints.xai_ckpt import FOLDER, ckpt_folder, read_ckpt
 from bobot.errors import CheckpointError, NotFoundError
 
 INDEX = "model.safetensors.index.json"
@@ -57,6 +58,8 @@ def _open_folder(folder: Path) -> Checkpoint:
     if files := numbered_files(folder):
         config = read_json(folder / "config.json")
         return Checkpoint(folder, _hf_or_openai(config), [read_numbered(files)], config)
+    if ckpt := ckpt_folder(folder):
+        return read_ckpt(ckpt)
     if gguf := _the_gguf(folder):
         return _open_gguf(gguf)
     raise _nothing_found(folder)
@@ -154,5 +157,5 @@ def _nothing_found(folder: Path) -> CheckpointError:
         "{folder} has no weights; looked for {wanted}",
         hint="Give the folder or the file that holds the weights.",
         folder=folder,
-        wanted=f"{SINGLE}, {INDEX}, {MISTRAL}, consolidated.NN.pth, *.gguf",
+        wanted=f"{SINGLE}, {INDEX}, {MISTRAL}, consolidated.NN.pth, {FOLDER}, *.gguf",
     )

@@ -99,4 +99,17 @@ class MappedFile:
             return torch.empty(shape, dtype=dtype)
         if start % dtype.itemsize == 0:
             return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start).view(shape)
-        return torch.frombuffer(bytearray(self._map[start:stop]), dtype=dtype).view(shape)
+        return self._aligned(start, dtype, shape)
+
+    def _aligned(self, start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        """A copy, read past the mapping: its pages would double the memory that it takes."""
+        tensor = torch.empty(shape, dtype=dtype)
+        left = tensor.view(-1).view(torch.uint8).numpy().data
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(start)
+            while left:
+                count = file.readinto(left)
+                if not count:
+                    raise CheckpointError("{file} was cut off while it was read", file=self.path)
+                left = left[count:]
+        return tensor

@@ -1,11 +1,6 @@
-"""A pickle read as data: an own interpreter for the few opcodes a dictionary of tensors needs.
+"""The pickle inside a torch zip file: a dictionary of tensors, each a view of a storage.
 
-Python's pickle module can call anything; a deny-list always misses something. Here the opposite is
-proven: every opcode is in `_STEPS`, every global in `_KNOWN_GLOBALS`, and none of them stands for
-a function. A "call" builds one of the records below; no name is imported, no attribute is set,
-nothing of the file runs. Whatever else is in the file raises UnsafeFileError, which names it.
-Opcodes: Python's pickletools.
-
+Read as data by the machine of pickle_machine.py; torch's own classes and functions are names here.
 Memory and time grow with the size of the pickle, which is at most MAX_PICKLE_BYTES.
 """
 
@@ -16,12 +11,13 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 
 from bobot.checkpoints.mapped import MappedFile
-from bobot.checkpoints.stored import Shape, dtype_name, num_elements, shown
+from bobot.checkpoints.pickle_machine import STEPS, Global, Machine
+from bobot.checkpoints.stored import Shape, dtype_name, num_elements
 from bobot.errors import CheckpointError, UnsafeFileError
 
 log = logging.getLogger("bobot.checkpoints")
@@ -57,13 +53,6 @@ _KNOWN_GLOBALS = {*_STORAGES, *_DTYPES, _UNTYPED, _TENSOR, _TENSOR_3, _PARAMETER
 
 
 @dataclass(frozen=True)
-class Global:
-    """The name of an allowed class or function. It is compared, never imported."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class StorageRef:
     """`num_elements` of dtype in the archive member data/KEY; of an untyped storage, dtype is None
     and bytes count."""
@@ -85,9 +74,6 @@ class TensorRef:
     strides: Shape
 
 
-_MARK = object()
-
-
 def read_tensor_pickle(path: Path, data: bytes) -> dict[str, TensorRef]:
     """The tensors by name that the pickle describes.
 
@@ -100,7 +86,7 @@ def read_tensor_pickle(path: Path, data: bytes) -> dict[str, TensorRef]:
             found=len(data),
             limit=MAX_PICKLE_BYTES,
         )
-    value = _Machine(path).run(data)
+    value = _TensorMachine(path).run(pickletools.genops(data), len(data))
     if not isinstance(value, dict) or not all(isinstance(v, TensorRef) for v in value.values()):
         raise CheckpointError("{file} is not a plain table of named tensors", file=path)
     return value
@@ -132,124 +118,6 @@ def no_zip(file: MappedFile) -> CheckpointError:
         hint="Get the model as safetensors.",
         file=file.path,
     )
-
-
-class _Machine:
-    """The stack and the memo while one pickle is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stack: list = []
-        self.memo: dict[int, object] = {}
-
-    def run(self, data: bytes) -> object:
-        try:
-            for opcode, argument, position in pickletools.genops(data):
-                if opcode.name == "STOP":
-                    return self.result(position, data)
-                step = _STEPS.get(opcode.name)
-                if step is None:
-                    raise self.unsafe(_offender(opcode.name, argument))
-                step(self, argument)
-        except (ValueError, IndexError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                "{file}: its pickle is damaged: {reason}", file=self.path, reason=shown(error)
-            ) from None
-        raise AssertionError("genops ends with STOP or raises")
-
-    def result(self, stop: int | None, data: bytes) -> object:
-        if stop is None or stop + 1 != len(data):
-            raise self.unsafe("bytes behind the end of the pickle")
-        if len(self.stack) != 1:
-            raise CheckpointError("{file}: its pickle leaves no single value", file=self.path)
-        return self.stack.pop()
-
-    def unsafe(self, what: str) -> UnsafeFileError:
-        return UnsafeFileError(
-            "{file} contains {what}, which a file of tensors does not need; nothing of it was run",
-            hint="Do not open it with another program. Get the model as safetensors.",
-            file=self.path,
-            what=shown(what),
-        )
-
-    def above_mark(self) -> list:
-        """Take what was pushed since the last mark."""
-        for index in range(len(self.stack) - 1, -1, -1):
-            if self.stack[index] is _MARK:
-                taken = self.stack[index + 1 :]
-                del self.stack[index:]
-                return taken
-        raise ValueError("a mark is missing")
-
-    def pop(self, count: int) -> list:
-        if len(self.stack) < count:
-            raise ValueError("the stack is empty")
-        taken = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
-        return taken
-
-    def push(self, value: object) -> None:
-        self.stack.append(value)
-
-    def remember(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def recall(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    def set_items(self, pairs: list) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, dict) or len(pairs) % 2:
-            raise ValueError("items are set on what is no dictionary")
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if not isinstance(key, str) or key in target:
-                raise ValueError("a name that is no text, or is there twice")
-            target[key] = value
-
-    def global_name(self, module_and_name: str) -> None:
-        if module_and_name not in _KNOWN_GLOBALS:
-            raise self.unsafe(module_and_name)
-        self.push(Global(module_and_name))
-
-    def stack_global(self) -> None:
-        module, name = self.pop(2)
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a global without a name")
-        self.global_name(f"{module}.{name}")
-
-    def persistent(self) -> None:
-        (pid,) = self.pop(1)
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise ValueError("a reference to something other than a storage")
-        _, kind, key, _, count = pid
-        is_kind = isinstance(kind, Global) and (kind.name in _STORAGES or kind.name == _UNTYPED)
-        if not is_kind or not isinstance(key, str) or num_elements([count]) is None:
-            raise ValueError("a storage with a wrong type, key or length")
-        self.push(StorageRef(key, _STORAGES.get(kind.name), count))
-
-    def reduce(self) -> None:
-        function, arguments = self.pop(2)
-        builder = _BUILDERS.get(function.name) if isinstance(function, Global) else None
-        if builder is None:
-            raise self.unsafe("a call of " + getattr(function, "name", type(function).__name__))
-        if not isinstance(arguments, tuple):
-            raise ValueError("a call without arguments")
-        self.push(builder(*arguments))
-
-    def build(self) -> None:
-        """state_dict() hangs `_metadata` (module versions) on its OrderedDict; it is read and
-        dropped."""
-        (state,) = self.pop(1)
-        if not isinstance(self.stack[-1], dict) or not isinstance(state, dict):
-            raise self.unsafe("a call of __setstate__")
-        if state.keys() - {"_metadata"}:
-            raise self.unsafe("an attribute " + ", ".join(state))
-
-
-def _offender(opcode_name: str, argument: object) -> str:
-    if opcode_name == "INST":
-        return str(argument).replace(" ", ".")
-    return f"the pickle opcode {opcode_name}"
 
 
 def _tensor(storage: object, offset: int, shape: Shape, strides: Shape, *rest: object) -> TensorRef:
@@ -312,42 +180,35 @@ def _ordered_dict() -> dict:
     return {}
 
 
-_BUILDERS: dict[str, Callable] = {
-    _TENSOR: _tensor,
-    _TENSOR_3: _tensor_3,
-    _PARAMETER: _parameter,
-    _ORDERED_DICT: _ordered_dict,
-}
+class _TensorMachine(Machine):
+    known_globals = _KNOWN_GLOBALS
+    builders: ClassVar[dict[str, Callable]] = {
+        _TENSOR: _tensor,
+        _TENSOR_3: _tensor_3,
+        _PARAMETER: _parameter,
+        _ORDERED_DICT: _ordered_dict,
+    }
+    steps: ClassVar = {
+        **STEPS,
+        "BINPERSID": lambda machine, _: machine.persistent(),
+        "BUILD": lambda machine, _: machine.build(),
+    }
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "BININT": lambda machine, value: machine.push(value),
-    "BININT1": lambda machine, value: machine.push(value),
-    "BININT2": lambda machine, value: machine.push(value),
-    "LONG1": lambda machine, value: machine.push(value),
-    "BINUNICODE": lambda machine, value: machine.push(value),
-    "SHORT_BINUNICODE": lambda machine, value: machine.push(value),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.above_mark())),
-    "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
-    "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
-    "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
-    "SETITEM": lambda machine, _: machine.set_items(machine.pop(2)),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.above_mark()),
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "GLOBAL": lambda machine, value: machine.global_name(str(value).replace(" ", ".", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.stack_global(),
-    "BINPERSID": lambda machine, _: machine.persistent(),
-    "REDUCE": lambda machine, _: machine.reduce(),
-    "BUILD": lambda machine, _: machine.build(),
-}
+    def persistent(self) -> None:
+        (pid,) = self.pop(1)
+        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+            raise ValueError("a reference to something other than a storage")
+        _, kind, key, _, count = pid
+        is_kind = isinstance(kind, Global) and (kind.name in _STORAGES or kind.name == _UNTYPED)
+        if not is_kind or not isinstance(key, str) or num_elements([count]) is None:
+            raise ValueError("a storage with a wrong type, key or length")
+        self.push(StorageRef(key, _STORAGES.get(kind.name), count))
+
+    def build(self) -> None:
+        """state_dict() hangs `_metadata` (module versions) on its OrderedDict; it is read and
+        dropped."""
+        (state,) = self.pop(1)
+        if not isinstance(self.stack[-1], dict) or not isinstance(state, dict):
+            raise self.unsafe("a call of __setstate__")
+        if state.keys() - {"_metadata"}:
+            raise self.unsafe("an attribute " + ", ".join(state))

@@ -13,6 +13,8 @@ from bobot.models.config import Dialect, TensorSource
 HF_ARCHITECTURES = {
     "DeepseekV3ForCausalLM": "deepseek_v3",
     "GptOssForCausalLM": "gpt_oss",
+    "Grok1ModelForCausalLM": "grok1",
+    "GrokForCausalLM": "grok1 with jax names",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
     "MixtralForCausalLM": "mixtral",
@@ -20,6 +22,7 @@ HF_ARCHITECTURES = {
 GGUF_ARCHITECTURES = {
     "deepseek2": "deepseek_v3",
     "gpt-oss": "gpt_oss",
+    "grok": "grok1",
     "llama": "llama",
     "llama with experts": "mixtral",
 }
@@ -28,12 +31,15 @@ NATIVE = {
     "mistral": "llama",
     "mistral with experts": "mixtral",
     "openai": "gpt_oss",
+    "xai": "grok1",
 }
 """Forms whose settings file does not name an architecture."""
 
 _FAMILIES = {
     "deepseek_v3": ("bobot.models.deepseek_v3", "DeepseekV3", "bobot.models.deepseek_v3_dialects"),
     "gpt_oss": ("bobot.models.gpt_oss", "GptOss", "bobot.models.gpt_oss_dialects"),
+    "grok1": ("bobot.models.grok1", "Grok1", "bobot.models.grok1_dialects"),
+    "grok1 with jax names": ("bobot.models.grok1", "Grok1", "bobot.models.grok1_jax_names"),
     "llama": ("bobot.models.llama", "Llama", "bobot.models.llama_dialects"),
     "mixtral": ("bobot.models.mixtral", "Mixtral", "bobot.models.mixtral_dialects"),
 }
