@@ -78,10 +78,9 @@ class ModelSource:
         """A tensor that the settings tie to another may be stored twice, but then with equal
         values.
         """
+        first_names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            kept = next(
-                first for first, other in self.model.named_parameters() if other is parameter
-            )
+            kept = first_names[id(parameter)]
             if name == kept:
                 continue
             shape = tuple(parameter.shape)
