@@ -1,10 +1,11 @@
-"""Write a GGUF file (version 3): metadata and tensors as F32, F16, BF16 or Q8_0.
+"""Write a GGUF file (version 3): metadata and tensors, dense or in packed blocks.
 
 Layout: see bobot/text/gguf_metadata.py, which reads it.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bobot.checkpoints.writing import atomic_file
-from bobot.quant.gguf_types import quantize_q8_0
+from bobot.checkpoints.writing import PlannedTensor, atomic_file
+from bobot.quant.gguf_types import BLOCK_TYPES, DENSE_TYPES, quantize_q8_0
 
 ALIGNMENT = 32
 
-_TYPE_IDS = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DTYPES = {kind.name: kind.dtype for kind in DENSE_TYPES.values()}
+_BLOCKS = {kind.name: kind for kind in BLOCK_TYPES.values()}
+_TYPE_IDS = {kind.name: number for number, kind in (*DENSE_TYPES.items(), *BLOCK_TYPES.items())}
+KINDS = {dtype: name for name, dtype in _DTYPES.items()}
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _INT64 = 4, 5, 6, 7, 8, 9, 11
 _FORMS = {_UINT32: "<I", _INT32: "<i", _FLOAT32: "<f", _BOOL: "<?", _INT64: "<q"}
 
@@ -30,45 +32,66 @@ def write_gguf(
     tensors: Mapping[str, Tensor],
     types: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `tensors` in their order; types[name] is "F32", "F16", "BF16" or "Q8_0", by default
-    the stored dtype.
-
-    Metadata values: bool, int (uint32 where it fits, else int64), float (float32), str, and lists
-    of one of these (ints in a list: int32 where all fit). Q8_0 needs a last axis that is a
-    multiple of 32. The file appears whole or not at all. Raises StorageError when the disk is
-    full.
+    """Write `tensors` in their order; types[name] is a dense type or Q8_0, by default the stored
+    dtype. See `stream_gguf`.
     """
-    kinds = {name: (types or {}).get(name) or _NAMES[t.dtype] for name, t in tensors.items()}
+    kinds = {name: (types or {}).get(name) or KINDS[t.dtype] for name, t in tensors.items()}
+    plan = {name: _planned(kinds[name], tensor) for name, tensor in tensors.items()}
+    stream_gguf(path, metadata, plan)
+
+
+def _planned(kind: str, tensor: Tensor) -> PlannedTensor:
+    return PlannedTensor(kind, tuple(tensor.shape), lambda: [tensor])
+
+
+def stream_gguf(
+    path: Path, metadata: Mapping[str, object], tensors: Mapping[str, PlannedTensor]
+) -> None:
+    """Write tensors one after another, each made when its turn comes.
+
+    A piece of a dense type is values; of a block type, packed rows (uint8); of Q8_0 either. Shapes
+    are in torch order and count values; the last axis of a block type holds whole blocks.
+    Metadata values: bool, int (uint32 where it fits, else int64), float (float32), str, and lists
+    of one of these (ints in a list: int32 where all fit).
+    The file appears whole or not at all. Raises StorageError when the disk is full.
+    """
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     head += [_string(key) + _value(value) for key, value in metadata.items()]
     offset = 0
     for name, tensor in tensors.items():
-        head.append(_entry(name, tensor, kinds[name], offset))
-        offset += _num_bytes(tensor, kinds[name])
+        head.append(_entry(name, tensor, offset))
+        offset += planned_bytes(tensor)
         offset += -offset % ALIGNMENT
     with atomic_file(path) as file:
         file.write(_padded(b"".join(head)))
         for name, tensor in tensors.items():
-            file.write(_padded(_data(tensor, kinds[name])))
+            begin = file.tell()
+            for piece in tensor.pieces():
+                file.write(_data(piece, tensor.kind))
+            assert file.tell() - begin == planned_bytes(tensor), name
+            file.write(bytes(-file.tell() % ALIGNMENT))
 
 
-def _entry(name: str, tensor: Tensor, kind: str, offset: int) -> bytes:
+def planned_bytes(tensor: PlannedTensor) -> int:
+    count = math.prod(tensor.shape)
+    if (blocks := _BLOCKS.get(tensor.kind)) is None:
+        return count * _DTYPES[tensor.kind].itemsize
+    return count // blocks.block_size * blocks.block_bytes
+
+
+def _entry(name: str, tensor: PlannedTensor, offset: int) -> bytes:
     shape = tuple(reversed(tensor.shape))
     form = f"<I{len(shape)}QIQ"
-    return _string(name) + struct.pack(form, len(shape), *shape, _TYPE_IDS[kind], offset)
+    return _string(name) + struct.pack(form, len(shape), *shape, _TYPE_IDS[tensor.kind], offset)
 
 
-def _num_bytes(tensor: Tensor, kind: str) -> int:
-    if kind == "Q8_0":
-        return tensor.numel() // 32 * 34
-    return tensor.numel() * _DTYPES[kind].itemsize
-
-
-def _data(tensor: Tensor, kind: str) -> bytes:
-    values = tensor.detach().cpu()
-    if kind == "Q8_0":
-        return quantize_q8_0(values).numpy().tobytes()
-    return values.to(_DTYPES[kind]).contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+def _data(piece: Tensor, kind: str) -> memoryview:
+    values = piece.detach().cpu()
+    if kind == "Q8_0" and values.is_floating_point():
+        values = quantize_q8_0(values)
+    elif kind in _DTYPES:
+        values = values.to(_DTYPES[kind])
+    return values.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _padded(data: bytes) -> bytes:

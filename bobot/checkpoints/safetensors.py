@@ -10,6 +10,7 @@ never built.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bobot.checkpoints.mapped import MappedFile
 from bobot.checkpoints.stored import StoredTensor, dtype_name, num_elements, shown
 from bobot.checkpoints.strict_json import parse_json, read_json
 from bobot.checkpoints.tensor_pickle import no_zip
-from bobot.checkpoints.writing import atomic_file
+from bobot.checkpoints.writing import PlannedTensor, atomic_file
 from bobot.errors import CheckpointError, UnsafeFileError
 
 MAX_HEADER_BYTES = 32 << 20
@@ -50,7 +51,7 @@ DTYPES = {
     "I64": torch.int64,
     "F64": torch.float64,
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -109,19 +110,31 @@ def read_sharded(index_path: Path) -> dict[str, StoredTensor]:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write all tensors to `path`, one after another: widest dtype first, then by name.
+    """Write all tensors to `path`: see `stream_safetensors`."""
+    stream_safetensors(path, {name: planned(tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def planned(tensor: Tensor) -> PlannedTensor:
+    """A tensor that is there already."""
+    return PlannedTensor(CODES[tensor.dtype], tuple(tensor.shape), lambda: [tensor])
+
+
+def stream_safetensors(
+    path: Path, tensors: Mapping[str, PlannedTensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors one after another, each made when its turn comes: widest dtype first, then by
+    name. `kind` is one of DTYPES.
 
     The file appears whole or not at all. Raises StorageError when the disk is full.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name in names:
-        tensor = tensors[name]
-        end = position + tensor.numel() * tensor.element_size()
+        end = position + planned_bytes(tensors[name])
         header[name] = {
-            "dtype": _CODES[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": tensors[name].kind,
+            "shape": list(tensors[name].shape),
             "data_offsets": [position, end],
         }
         position = end
@@ -130,8 +143,15 @@ def write_safetensors(
     with atomic_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().view(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+            begin = file.tell()
+            for piece in tensors[name].pieces():
+                flat = piece.detach().cpu().to(DTYPES[tensors[name].kind]).contiguous().view(-1)
+                file.write(flat.view(torch.uint8).numpy().data)
+            assert file.tell() - begin == planned_bytes(tensors[name]), name
+
+
+def planned_bytes(tensor: PlannedTensor) -> int:
+    return math.prod(tensor.shape) * DTYPES[tensor.kind].itemsize
 
 
 def _refuse_pickle(file: MappedFile) -> None:

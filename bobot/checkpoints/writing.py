@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
 
+from torch import Tensor
+
 from bobot.errors import StorageError
 from bobot.paths import replacing
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: what is known of it before its values are there.
+
+    kind is the file format's name of its type; `pieces` gives the values along the first axis, in
+    order, one piece in memory at a time.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[Tensor]]
 
 
 @contextmanager
