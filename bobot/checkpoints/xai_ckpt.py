@@ -62,7 +62,7 @@ def read_ckpt(folder: Path) -> Checkpoint:
     paths = _tensor_paths(folder)
     names = leaf_names(folder, len(paths))
     tensors = {name: _stored(path, name) for name, path in zip(names, paths, strict=True)}
-    settings = folder.parent / "config.json"
+    settings = folder.absolute().parent / "config.json"
     config: dict[str, Any] = read_json(settings) if settings.exists() else {}
     generation = {"eos_token_id": config.get("eos_token", EOS_ID)}
     return Checkpoint(folder, "xai", [tensors], config, generation)

@@ -11,6 +11,7 @@ from bobot.errors import NotFoundError, TokenizerError
 from bobot.text.chat_template import ChatTemplate
 from bobot.text.gguf_metadata import read_header
 from bobot.text.gguf_tokenizer import read_gguf_tokenizer
+from bobot.text.harmony import HarmonyFormat, is_harmony
 from bobot.text.publisher_formats import PublisherFormat
 from bobot.text.sentencepiece_model import read_sentencepiece
 from bobot.text.tiktoken_files import read_tekken, read_tiktoken
@@ -48,11 +49,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     is damaged or of another kind, CheckpointError for a damaged GGUF.
     """
     path = Path(path)
-    is_folder = path.is_dir()
-    folder = path if is_folder else path.parent
-    file = _find(path, folder) if is_folder or path.suffix in _WEIGHT_SUFFIXES else path
+    if path.is_dir():
+        file = _find(path, _folders(path))
+    else:
+        file = _find(path, [path.parent]) if path.suffix in _WEIGHT_SUFFIXES else path
     if not file.is_file():
         raise NotFoundError("{path}: no such file or folder", path=path)
+    folder = file.parent
     config = _optional_json(folder / "tokenizer_config.json")
     vocabulary = _read(file, config)
     generation = _optional_json(folder / "generation_config.json")
@@ -60,10 +63,21 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return Tokenizer(vocabulary, _chat_format(folder, vocabulary, config))
 
 
-def _find(path: Path, folder: Path) -> Path:
-    for pattern in _PATTERNS:
-        if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
-            return found[-1] if pattern == "*.model.v*" else found[0]
+def _folders(folder: Path) -> list[Path]:
+    """Where to look. xAI's weights lie in `checkpoints/ckpt-0`, the tokenizer above either."""
+    folders = [folder]
+    if (folder / "tensor00000_000").is_file():
+        folders.append(folder.absolute().parent)
+    if (folders[-1] / "ckpt-0").is_dir() and folders[-1].absolute().name == "checkpoints":
+        folders.append(folders[-1].absolute().parent)
+    return folders
+
+
+def _find(path: Path, folders: list[Path]) -> Path:
+    for folder in folders:
+        for pattern in _PATTERNS:
+            if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
+                return found[-1] if pattern == "*.model.v*" else found[0]
     raise NotFoundError(
         "{path}: no tokenizer found; bobot looks for {names}", path=path, names=", ".join(_PATTERNS)
     )
@@ -157,17 +171,20 @@ def _named_tokens(config: dict) -> dict[str, str]:
 
 
 def _chat_format(folder: Path, vocabulary: Vocabulary, config: dict) -> ChatFormat | None:
-    """The published template, else the built-in format of the publisher's vocabulary."""
+    """Harmony where the special tokens are its own; else the published template; else the built-in
+    format of the publisher's vocabulary."""
+    beside = folder / "chat_template.jinja"
+    published = config.get("chat_template", vocabulary.chat_template)
+    if beside.is_file():
+        published = _bytes(beside).decode("utf-8", "replace")
+    if is_harmony(vocabulary.special_tokens, published):
+        return HarmonyFormat()
     names: dict[int | None, str] = {i: name for name, i in vocabulary.special_tokens.items()}
     variables: dict[str, object] = {
         "bos_token": names.get(vocabulary.bos_id, ""),
         "eos_token": names.get(vocabulary.eos_id, ""),
         **_named_tokens(config),
     }
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return ChatTemplate(_bytes(beside).decode("utf-8", "replace"), variables)
-    published = config.get("chat_template", vocabulary.chat_template)
     if isinstance(published, list):
         named = {str(e.get("name")): str(e.get("template")) for e in published if type(e) is dict}
         if "default" in named:

@@ -81,7 +81,7 @@ def piece_vocabulary(file: object, model: SentencePieceModel) -> Vocabulary:
         encode_plain=encode_plain,
         bos_id=model.bos_id if 0 <= model.bos_id < len(pieces) else None,
         eos_id=model.eos_id if 0 <= model.eos_id < len(pieces) else None,
-        adds_bos=True,
+        adds_bos="[BOS]" not in specials,  # Grok-1's own generation adds none (runners.py 513)
         strips_leading_space=model.add_dummy_prefix,
         kept_space_ids=frozenset(kept),
         replaces_each_byte=True,
