@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from bobot.errors import ConfigError
-from bobot.ops.rope import RopeParameters
+from bobot.ops.rope import RopeParameters, inverse_frequencies
 from bobot.quant.weight import Weight
 
 T = TypeVar("T", int, float, bool, str)
@@ -86,10 +87,12 @@ class Derived:
     """A parameter that one form stores otherwise: cut out of a fused tensor, transposed, in pieces.
 
     `make(config, *weights)` gives our parameter from the tensors `names`, each as it is stored.
+    `split(config, weight)` is the inverse, for the forms that bobot writes.
     """
 
     names: tuple[str, ...]
     make: Callable[..., Weight]
+    split: Callable[[Any, Weight], tuple[Weight, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,9 @@ class Dialect:
     whose rows rotate adjacent pairs there, with their number of heads. `ignored` are tensors
     (templates too) that the model does not need; `ignored_prefixes` are the beginnings of more such
     names, where the settings say which.
+
+    In the forms that bobot writes, `settings(config)` is the inverse of `config`: config.json, or
+    the metadata of a GGUF file; `computed(config)` are tensors there that no parameter makes.
     """
 
     config: Callable[[TensorSource], Any]
@@ -109,6 +115,8 @@ class Dialect:
     pairs: Mapping[str, Callable[[Any], int]]
     ignored: tuple[str, ...] = ()
     ignored_prefixes: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    settings: Callable[[Any], dict[str, object]] | None = None
+    computed: Callable[[Any], dict[str, Tensor]] = lambda config: {}
 
 
 class Fields:
@@ -286,3 +294,46 @@ def _yarn(fields: Fields) -> dict[str, Any]:
             "beta_fast", values["beta_fast"], f">= beta_slow ({values['beta_slow']})"
         )
     return values
+
+
+def rope_to_hf(rope: RopeParameters, head_dim: int) -> dict[str, object]:
+    """`rope_theta` and `rope_scaling`, the flat form, which every version of transformers reads.
+
+    Raises ConfigError for divisors that no such setting gives.
+    """
+    if rope.freq_divisors:
+        rope = _llama3_from_divisors(rope, head_dim)
+    scaling: dict[str, object] = {"rope_type": rope.kind, "factor": rope.factor}
+    if rope.kind != "linear":
+        scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings
+    if rope.kind == "llama3":
+        scaling["low_freq_factor"] = rope.low_freq_factor
+        scaling["high_freq_factor"] = rope.high_freq_factor
+    if rope.kind == "yarn":
+        optional = ("attention_factor", "mscale", "mscale_all_dim")
+        scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
+        scaling["truncate"] = rope.truncate
+        scaling |= {key: getattr(rope, key) for key in optional if getattr(rope, key) is not None}
+    return {"rope_theta": rope.theta, "rope_scaling": None if rope.kind == "default" else scaling}
+
+
+def _llama3_from_divisors(rope: RopeParameters, head_dim: int) -> RopeParameters:
+    """Llama 3.1's settings with the factor that the longest wavelength shows, if they give the
+    same divisors.
+    """
+    found = replace(rope, kind="llama3", factor=max(rope.freq_divisors), freq_divisors=())
+    divisors = torch.tensor(rope.freq_divisors)
+    if not torch.allclose(frequency_divisors(found, head_dim), divisors, rtol=1e-5):
+        raise ConfigError(
+            "rope_freqs.weight divides the frequencies by 1 to {largest}, in a way that no "
+            "rope_scaling of Hugging Face describes.",
+            hint="Export from the files that this GGUF was made of.",
+            largest=found.factor,
+        )
+    return found
+
+
+def frequency_divisors(rope: RopeParameters, head_dim: int) -> Tensor:
+    """What scaling divides each frequency by, as GGUF stores it: float32 (head_dim / 2)."""
+    plain = RopeParameters(theta=rope.theta)
+    return inverse_frequencies(plain, head_dim) / inverse_frequencies(rope, head_dim)

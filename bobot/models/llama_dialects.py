@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from bobot.errors import ConfigError
 from bobot.models.config import (
     HF_BOOKKEEPING,
     LARGEST_CONTEXT,
     Dialect,
     Fields,
     TensorSource,
+    frequency_divisors,
     rope_from_hf,
+    rope_to_hf,
 )
 from bobot.models.llama import LlamaConfig
 from bobot.ops.rope import RopeParameters
@@ -191,6 +196,79 @@ def _rope_from_gguf(fields: Fields, source: TensorSource, head_dim: int) -> Rope
     )
 
 
+def settings_to_hf(config: LlamaConfig) -> dict[str, object]:
+    """config.json of a Llama, or of a Mistral if it has a window."""
+    is_mistral = config.sliding_window is not None
+    settings: dict[str, object] = {
+        "architectures": ["MistralForCausalLM" if is_mistral else "LlamaForCausalLM"],
+        "model_type": "mistral" if is_mistral else "llama",
+        **shared_settings_to_hf(config),
+    }
+    if is_mistral:
+        settings["sliding_window"] = config.sliding_window
+    return settings | {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}
+
+
+def shared_settings_to_hf(config: LlamaConfig) -> dict[str, object]:
+    """The inverse of `settings_from_hf`, but for the window."""
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+    )
+    return {
+        "hidden_act": "silu",
+        **{key: getattr(config, key) for key in same},
+        **rope_to_hf(config.rope, config.head_dim),
+    }
+
+
+def settings_to_gguf(config: LlamaConfig) -> dict[str, object]:
+    """Metadata of architecture `llama`. llama.cpp reads the window, but does not apply it."""
+    rope = config.rope
+    if rope.kind == "yarn":
+        raise ConfigError(
+            "rope_type is yarn; a GGUF of architecture llama says {allowed}.",
+            hint="Export it to hf.",
+            allowed="default, linear, llama3",
+        )
+    settings: dict[str, object] = {
+        "general.architecture": "llama",
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_hidden_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": rope.theta,
+    }
+    if rope.kind == "linear":
+        settings |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": rope.factor}
+    if config.sliding_window is not None:
+        settings["llama.attention.sliding_window"] = config.sliding_window
+    return settings
+
+
+def computed_for_gguf(config: LlamaConfig) -> dict[str, Tensor]:
+    """Llama 3.1's scaling, which GGUF stores as the divisors it comes to."""
+    rope = config.rope
+    if rope.kind != "llama3" and not rope.freq_divisors:
+        return {}
+    return {"rope_freqs.weight": frequency_divisors(rope, config.head_dim)}
+
+
 def _names(layer_prefix: str, outer: dict[str, str], inner: dict[str, str]) -> dict[str, str]:
     """Our parameter name -> theirs; every layer part exists as weight and as bias."""
     names = {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in outer.items()}
@@ -252,12 +330,18 @@ DIALECTS = {
         names={},
         pairs={},
         ignored=("model.layers.{n}.self_attn.rotary_emb.inv_freq",),
+        settings=settings_to_hf,
     ),
     "meta": Dialect(
         config=config_from_meta, names=META_NAMES, pairs=PAIRS, ignored=("rope.freqs",)
     ),
     "mistral": Dialect(config=config_from_mistral, names=META_NAMES, pairs=PAIRS),
     "gguf": Dialect(
-        config=config_from_gguf, names=GGUF_NAMES, pairs=PAIRS, ignored=("rope_freqs.weight",)
+        config=config_from_gguf,
+        names=GGUF_NAMES,
+        pairs=PAIRS,
+        ignored=("rope_freqs.weight",),
+        settings=settings_to_gguf,
+        computed=computed_for_gguf,
     ),
 }

@@ -9,11 +9,14 @@ from bobot.models.llama_dialects import (
     GGUF_NAMES,
     META_NAMES,
     PAIRS,
+    computed_for_gguf,
     gguf_fields,
     settings_from_gguf,
     settings_from_hf,
     settings_from_mistral,
+    shared_settings_to_hf,
 )
+from bobot.models.llama_dialects import settings_to_gguf as llama_to_gguf
 from bobot.models.mixtral import MixtralConfig
 
 
@@ -56,6 +59,25 @@ def _with_experts(
     return config
 
 
+def settings_to_hf(config: MixtralConfig) -> dict[str, object]:
+    return {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        **shared_settings_to_hf(config),
+        "sliding_window": config.sliding_window,
+        "num_local_experts": config.num_local_experts,
+        "num_experts_per_tok": config.num_experts_per_tok,
+    }
+
+
+def settings_to_gguf(config: MixtralConfig) -> dict[str, object]:
+    return {
+        **llama_to_gguf(config),
+        "llama.expert_count": config.num_local_experts,
+        "llama.expert_used_count": config.num_experts_per_tok,
+    }
+
+
 _MOE = "model.layers.{n}.block_sparse_moe."
 
 DIALECTS = {
@@ -63,6 +85,7 @@ DIALECTS = {
         config=config_from_hf,
         names={f"{_MOE}experts.{w}": f"{_MOE}experts.{{e}}.{w}.weight" for w in ("w1", "w2", "w3")},
         pairs={},
+        settings=settings_to_hf,
     ),
     "mistral": Dialect(
         config=config_from_mistral,
@@ -87,5 +110,7 @@ DIALECTS = {
         },
         pairs=PAIRS,
         ignored=("rope_freqs.weight",),
+        settings=settings_to_gguf,
+        computed=computed_for_gguf,
     ),
 }
