@@ -31,6 +31,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from bobot.errors import TemplateError
+from bobot.text.parts import reasoning_of
 
 MAX_SOURCE = 1 << 20
 MAX_CHARACTERS = 1 << 24
@@ -59,8 +60,7 @@ _PADDING_METHODS = {
     "translate",
 }
 _LIST_METHODS = {"append", "pop"}
-# Names of a message's reasoning; templates read the first, gpt-oss's the second.
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+_TEXT_ARGUMENTS = re.compile(r"""arguments['"\]]*\s+is\s+(not\s+)?string""")
 
 
 class ChatTemplate:
@@ -73,6 +73,11 @@ class ChatTemplate:
         self._tool_source = tool_source or source
         self._variables = variables
         self._compiled: dict[str, jinja2.Template] = {}
+        self.takes_argument_text = bool(_TEXT_ARGUMENTS.search(self._tool_source))
+
+    def takes(self, variable: str) -> bool:
+        """Whether the template names this variable."""
+        return bool(re.search(rf"\b{re.escape(variable)}\b", self.source + self._tool_source))
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
         """The prompt. `now` (a callable) is strftime_now's clock; the rest are template variables.
@@ -316,7 +321,7 @@ def _dict(**items: Any) -> dict:
 
 def _as_shown(message: Mapping) -> dict:
     shown = {key: value for key, value in _plain(message).items() if value is not None}
-    reasoning = next((shown[name] for name in _REASONING if name in shown), None)
+    reasoning = reasoning_of(shown)
     if reasoning is None:
         return shown
     return {"thinking": reasoning, **shown, "reasoning_content": reasoning}

@@ -22,6 +22,10 @@ class PublisherFormat:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.source = f"built-in: {kind}"
+        self.takes_argument_text = True
+
+    def takes(self, variable: str) -> bool:
+        return False
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
         """The prompt; TemplateError where the publisher's code refuses the conversation."""

@@ -19,6 +19,9 @@ class ChatFormat(Protocol):
     """A chat template or a publisher's built-in format."""
 
     source: str  # the Jinja text, or the name of a built-in format
+    takes_argument_text: bool  # whether it writes a tool call's arguments given as JSON text
+
+    def takes(self, variable: str) -> bool: ...  # whether this variable makes a difference
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str: ...
 
@@ -101,6 +104,16 @@ class Tokenizer:
             now=now,
             **kwargs,
         )
+
+    def takes(self, variable: str) -> bool:
+        """Whether the chat format knows this template variable, such as reasoning_effort."""
+        return self._chat is not None and self._chat.takes(variable)
+
+    @property
+    def takes_argument_text(self) -> bool:
+        """Whether the arguments of a tool call may stand in a message as the model's own JSON
+        text; else the chat template wants them as an object."""
+        return self._chat is not None and self._chat.takes_argument_text
 
     def encode_chat(
         self,
