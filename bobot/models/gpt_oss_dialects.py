@@ -18,6 +18,7 @@ from bobot.models.config import LARGEST_CONTEXT, Derived, Dialect, Fields, Tenso
 from bobot.models.gpt_oss import FULL, SLIDING, GptOssConfig
 from bobot.models.llama_dialects import settings_from_hf
 from bobot.ops.rope import RopeParameters
+from bobot.quant.interleaved import interleaved
 from bobot.quant.weight import QuantWeight, Weight
 
 RMS_NORM_EPS = 1e-5
@@ -151,9 +152,10 @@ def out_in(config: GptOssConfig, weight: Weight) -> Weight:
     return weight if is_packed or weight.ndim != 3 else weight.transpose(1, 2)
 
 
-def interleaved(config: GptOssConfig, gate: Weight, up: Weight) -> Weight:
-    """Row 2i from row i of gate, row 2i + 1 from that of up: (E, 2F, ..). Packed rows move as they
-    are, unless the two have different formats: those meet as float32."""
+def in_turn(config: GptOssConfig, gate: Weight, up: Weight) -> Weight:
+    """Row 2i from row i of gate, row 2i + 1 from that of up: (E, 2F, ..). Packed ones stay as they
+    are in the file.
+    """
     if tuple(gate.shape) != tuple(up.shape) or gate.ndim < 2:
         raise CheckpointError(
             "ffn_gate_exps is {gate}, ffn_up_exps is {up}; they must have one shape.",
@@ -161,15 +163,9 @@ def interleaved(config: GptOssConfig, gate: Weight, up: Weight) -> Weight:
             gate=list(gate.shape),
             up=list(up.shape),
         )
-    if isinstance(gate, QuantWeight) and isinstance(up, QuantWeight) and gate.format is up.format:
-        parts = {name: _rows_in_turn(part, up.parts[name]) for name, part in gate.parts.items()}
-        experts, rows, columns = gate.shape
-        return QuantWeight(gate.format, parts, (experts, 2 * rows, columns))
-    return _rows_in_turn(_values(gate), _values(up))
-
-
-def _rows_in_turn(gate: Tensor, up: Tensor) -> Tensor:
-    return torch.stack((gate, up), dim=2).flatten(1, 2)
+    if isinstance(gate, QuantWeight) and isinstance(up, QuantWeight) and gate.ndim == 3:
+        return interleaved(gate, up)
+    return torch.stack((_values(gate), _values(up)), dim=2).flatten(1, 2)
 
 
 def _values(weight: Weight) -> Tensor:
@@ -243,7 +239,7 @@ GGUF_NAMES: Mapping[str, str | Derived] = {
     **_weight_and_bias(f"{_LAYER}mlp.router", "blk.{n}.ffn_gate_inp"),
     **{
         f"{_EXPERTS}gate_up_proj{ours}": Derived(
-            (f"blk.{{n}}.ffn_gate_exps.{theirs}", f"blk.{{n}}.ffn_up_exps.{theirs}"), interleaved
+            (f"blk.{{n}}.ffn_gate_exps.{theirs}", f"blk.{{n}}.ffn_up_exps.{theirs}"), in_turn
         )
         for ours, theirs in (("", "weight"), ("_bias", "bias"))
     },
