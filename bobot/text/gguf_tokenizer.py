@@ -35,7 +35,7 @@ from bobot.text.sentencepiece_model import (
 from bobot.text.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 # tokenizer.ggml.pre -> (split pattern, whether a part that is a token is taken whole)
-_PRE_TOKENIZERS = {
+PRE_TOKENIZERS = {
     "default": (GPT2_PATTERN, False),
     "gpt-2": (GPT2_PATTERN, False),
     "llama-bpe": (LLAMA3_PATTERN, True),
@@ -52,7 +52,7 @@ _BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "tekken")
 def read_gguf_tokenizer(path: Path, metadata: dict[str, Any]) -> Vocabulary:
     """The vocabulary in GGUF metadata (see gguf_metadata.read_header)."""
     model = metadata.get("tokenizer.ggml.model")
-    if model is None:
+    if model in (None, "no_vocab"):
         raise NotFoundError("{file}: the GGUF embeds no tokenizer", file=path)
     readers = {"llama": _read_pieces, "gpt2": _read_merges}
     if model not in readers:
@@ -128,14 +128,14 @@ def _read_merges(path: Path, metadata: dict[str, Any]) -> Vocabulary:
     kinds = _array(path, metadata, "token_type", int, len(tokens))
     merges = [merge.partition(" ") for merge in _array(path, metadata, "merges", str, None)]
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _PRE_TOKENIZERS:
+    if pre not in PRE_TOKENIZERS:
         raise TokenizerError(
             "{file}: tokenizer.ggml.pre is {found!r}; bobot knows {allowed}",
             file=path,
             found=pre,
-            allowed=", ".join(sorted(_PRE_TOKENIZERS)),
+            allowed=", ".join(sorted(PRE_TOKENIZERS)),
         )
-    pattern, whole_parts_first = _PRE_TOKENIZERS[pre]
+    pattern, whole_parts_first = PRE_TOKENIZERS[pre]
     typed = list(zip(tokens, kinds, strict=True))
     normal: dict[str, int] = {}
     for token_id, (token, kind) in enumerate(typed):
@@ -165,4 +165,5 @@ def _read_merges(path: Path, metadata: dict[str, Any]) -> Vocabulary:
         special_tokens={token: i for i, (token, kind) in enumerate(typed) if kind == CONTROL},
         encode_plain=plain_encoder(bpe),
         adds_bos=pre in _BOS_BY_DEFAULT,
+        library=bpe,
     )

@@ -85,6 +85,7 @@ def piece_vocabulary(file: object, model: SentencePieceModel) -> Vocabulary:
         strips_leading_space=model.add_dummy_prefix,
         kept_space_ids=frozenset(kept),
         replaces_each_byte=True,
+        library=bpe,
     )
 
 

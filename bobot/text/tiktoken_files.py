@@ -7,9 +7,11 @@ special tokens: these follow from the publisher (Llama 3, OpenAI's o200k_harmony
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from bobot.errors import TokenizerError
 from bobot.text.byte_bpe import (
@@ -142,26 +144,25 @@ def _ranked(
     pieces = ranks + [b""] * (max(specials.values()) + 1 - len(ranks))
     for name, token_id in specials.items():
         pieces[token_id] = name.encode()
+    bpe = _library_tokenizer(path, ranks, 0, pattern)
     return Vocabulary(
         kind=kind,
         adds_bos=kind == "llama3",
         pieces=pieces,
         special_tokens=specials,
-        encode_plain=_encoder(path, ranks, 0, pattern),
+        encode_plain=plain_encoder(bpe),
+        library=bpe,
         bos_id=bos_id,
     )
 
 
-def _encoder(
-    path: Path, ranks: list[bytes], first_id: int, pattern: str
-) -> Callable[[str, bool], list[int]]:
+def _library_tokenizer(path: Path, ranks: list[bytes], first_id: int, pattern: str) -> Tokenizer:
     spellings = [to_printable(token) for token in ranks]
     vocabulary = {spelling: first_id + rank for rank, spelling in enumerate(spellings)}
     if len(vocabulary) != len(spellings):
         raise TokenizerError("{file}: the same token has two ranks", file=path)
     merges = splits_in_order(spellings, vocabulary)
-    bpe = byte_bpe(vocabulary, merges, pattern, whole_parts_first=True, file=path)
-    return plain_encoder(bpe)
+    return byte_bpe(vocabulary, merges, pattern, whole_parts_first=True, file=path)
 
 
 def read_tekken(path: Path, document: Any) -> Vocabulary:
@@ -186,11 +187,13 @@ def read_tekken(path: Path, document: Any) -> Vocabulary:
     names = (names or _TEKKEN_SPECIALS)[:num_special]
     names += [f"<SPECIAL_{i}>" for i in range(len(names), num_special)]
     specials = {name: i for i, name in enumerate(names)}
+    bpe = _library_tokenizer(path, ranks, num_special, pattern)
     return Vocabulary(
         kind="mistral_tekken",
         pieces=[b""] * num_special + ranks,
         special_tokens=specials,
-        encode_plain=_encoder(path, ranks, num_special, pattern),
+        encode_plain=plain_encoder(bpe),
+        library=bpe,
         bos_id=specials.get("<s>"),
         eos_id=specials.get("</s>"),
         adds_bos=True,

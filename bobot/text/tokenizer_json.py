@@ -51,11 +51,13 @@ def _read(path: Path, document: Any) -> Vocabulary:
     if not is_byte_level:
         entries |= dict.fromkeys(specials.values(), b"")
     byte_ids = {i for text, i in model["vocab"].items() if _is_byte_piece(text)}
+    library, encode_plain = _encoder(path, document, specials)
     return Vocabulary(
         kind="",
         pieces=pieces_by_id(entries, path),
         special_tokens=specials,
-        encode_plain=_encoder(path, document, specials),
+        encode_plain=encode_plain,
+        library=library,
         strips_leading_space=not is_byte_level and _strips_leading_space(document),
         kept_space_ids=frozenset(byte_ids),
         replaces_each_byte=not is_byte_level,
@@ -102,9 +104,12 @@ def _surface(text: str) -> bytes:
     return bytes.fromhex(text[3:5]) if _is_byte_piece(text) else text.replace(SPACE, " ").encode()
 
 
-def _encoder(path: Path, document: dict, specials: dict) -> Callable[[str, bool], list[int]]:
-    """encode_plain. Where the file puts a space before the first word of a prompt only, a text that
-    does not open the prompt needs a second tokenizer that puts none."""
+def _encoder(
+    path: Path, document: dict, specials: dict
+) -> tuple[Tokenizer, Callable[[str, bool], list[int]]]:
+    """The library's tokenizer, and encode_plain. Where the file puts a space before the first word
+    of a prompt only, a text that does not open the prompt needs a second one that puts none.
+    """
     opening = _library_tokenizer(path, document, specials)
     inner = opening
     splitters = list(_steps(document.get("pre_tokenizer"), "pretokenizers"))
@@ -117,7 +122,7 @@ def _encoder(path: Path, document: dict, specials: dict) -> Callable[[str, bool]
     def encode_plain(text: str, opens_prompt: bool) -> list[int]:
         return (opening if opens_prompt else inner).encode(text, add_special_tokens=False).ids
 
-    return encode_plain
+    return opening, encode_plain
 
 
 def _library_tokenizer(path: Path, document: dict, specials: dict) -> Tokenizer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tokenizers import Tokenizer as LibraryTokenizer
+
 from bobot.errors import TokenizerError
 
 MAX_VOCAB_SIZE = 1 << 22
@@ -33,6 +35,8 @@ class Vocabulary:
     kept_space_ids: frozenset[int] = field(default_factory=frozenset)
     # SentencePiece writes one U+FFFD per invalid byte, others one per maximal invalid run.
     replaces_each_byte: bool = False
+    # what encode_plain runs on: the merges, for whoever writes them into another file
+    library: LibraryTokenizer | None = None
 
 
 def pieces_by_id(entries: dict[int, bytes], file: object) -> list[bytes]:
