@@ -58,6 +58,7 @@ class ModelSource:
             return self._checked(name, shape, found.make(self.config, *stored))
         if isinstance(found, str) and "{e}" in found:
             stored = [self._read_stored(theirs, shape[1:]) for theirs in names]
+            self._check_alike(names, stored)
             return self._checked(name, shape, stack(stored))
         weight = self._read_stored(names[0], shape)
         if template in self.dialect.pairs:
@@ -73,6 +74,16 @@ class ModelSource:
             return self.read(name)
         shape = tuple(self.model.get_parameter(name).shape)
         return self._read_stored(source_names(name, shape, self.dialect)[0], shape[1:])
+
+    def read_expert(self, name: str, e: int) -> Weight:
+        """Matrix `e` of the stack `name`, without the others where the files hold them apart."""
+        template, _ = split_name(name)
+        found = self.dialect.names.get(template)
+        if not (isinstance(found, str) and "{e}" in found):
+            return self.read(name)[e]
+        shape = tuple(self.model.get_parameter(name).shape)
+        theirs = source_names(name, shape, self.dialect)[e]
+        return self._checked(name, shape[1:], self._read_stored(theirs, shape[1:]))
 
     def check_tied(self) -> None:
         """A tensor that the settings tie to another may be stored twice, but then with equal
@@ -157,24 +168,45 @@ class ModelSource:
     def _read_stored(self, theirs: str, shape: tuple[int, ...] | None) -> Weight:
         """The tensor of that shape (None: as stored), packed if the checkpoint has it so."""
         if self.form is not None and self._is_packed(theirs):
-            return read_packed(self.checkpoint, self.form, theirs)
+            weight = read_packed(self.checkpoint, self.form, theirs)
+            self._check_shape(theirs, tuple(weight.shape), shape or tuple(weight.shape))
+            return weight
         wanted = self.checkpoint.tensors[theirs].shape if shape is None else shape
         return self.checkpoint.read_weight(theirs, wanted)
 
-    def _checked(self, name: str, shape: tuple[int, ...], weight: Weight) -> Weight:
-        """The weight if it has the parameter's shape and a dtype that models run in; a packed one
-        that is no matrix is unpacked, for only products know packed weights.
-        """
-        if tuple(weight.shape) != shape:
+    def _check_alike(self, names: list[str], weights: list[Weight]) -> None:
+        """The experts of a layer are stacked, so all are packed in the same way or none is."""
+        forms = [w.format.name if isinstance(w, QuantWeight) else str(w.dtype) for w in weights]
+        for name, form in zip(names, forms, strict=True):
+            if form != forms[0]:
+                raise CheckpointError(
+                    "{path}: {name} is stored as {found}, but {first} as {wanted}; the experts of "
+                    "a layer must be alike.",
+                    hint="Download the file again, or choose another quantization of the model.",
+                    path=self.name,
+                    name=name,
+                    found=form.removeprefix("torch."),
+                    first=names[0],
+                    wanted=forms[0].removeprefix("torch."),
+                )
+
+    def _check_shape(self, name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        if found != wanted:
             raise CheckpointError(
                 "{path}: {name} would have shape {found} from these files; the settings need "
                 "{wanted}.",
                 hint="Settings and weights belong to different models: download them together.",
                 path=self.name,
                 name=name,
-                found=list(weight.shape),
-                wanted=list(shape),
+                found=list(found),
+                wanted=list(wanted),
             )
+
+    def _checked(self, name: str, shape: tuple[int, ...], weight: Weight) -> Weight:
+        """The weight if it has the parameter's shape and a dtype that models run in; a packed one
+        that is no matrix is unpacked, for only products know packed weights.
+        """
+        self._check_shape(name, tuple(weight.shape), shape)
         if isinstance(weight, QuantWeight):
             return weight if weight.ndim > 1 else weight.dequantize()
         if weight.dtype not in DTYPES.values():

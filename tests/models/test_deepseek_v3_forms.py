@@ -1,0 +1,369 @@
+"""Kimi K2's and DeepSeek-V3's packed files, written here by packers of our own, against
+transformers with the values those packers mean; and what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import DeepseekV3Config as HFDeepseekV3Config
+from transformers import DeepseekV3ForCausalLM
+
+from bobot.errors import CheckpointError, ConfigError
+from bobot.layers.context import PackedAttention
+from bobot.models.deepseek_v3_dialects import config_from_hf
+from bobot.quant.weight import QuantWeight
+from bobot.weights.load import load_model
+
+TINY: dict[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "kimi_k2",
+    "vocab_size": 97,
+    "hidden_size": 160,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 24,
+    "n_routed_experts": 6,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "n_group": 3,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.827,
+    "max_position_embeddings": 512,
+    "num_nextn_predict_layers": 0,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 50000.0,
+    "rope_scaling": {
+        "beta_fast": 1.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 16,
+        "type": "yarn",
+    },
+}
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+INT4: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 4,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "group",
+                "group_size": 32,
+            },
+        }
+    },
+    "ignore": ["lm_head", "re:.*self_attn.*"],
+}
+Tensors = dict[str, Tensor]
+
+
+def weights(seed: int = 0) -> Tensors:
+    """Random float32 weights under the names of the published files."""
+    generator = torch.Generator().manual_seed(seed)
+    d, f, e = TINY["hidden_size"], TINY["moe_intermediate_size"], TINY["n_routed_experts"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (97, d),
+        "model.norm.weight": (d,),
+        "lm_head.weight": (97, d),
+    }
+    for n in range(2):
+        at = f"model.layers.{n}."
+        shapes |= {
+            f"{at}input_layernorm.weight": (d,),
+            f"{at}post_attention_layernorm.weight": (d,),
+            f"{at}self_attn.q_a_proj.weight": (64, d),
+            f"{at}self_attn.q_a_layernorm.weight": (64,),
+            f"{at}self_attn.q_b_proj.weight": (4 * 48, 64),
+            f"{at}self_attn.kv_a_proj_with_mqa.weight": (48, d),
+            f"{at}self_attn.kv_a_layernorm.weight": (32,),
+            f"{at}self_attn.kv_b_proj.weight": (4 * 56, 32),
+            f"{at}self_attn.o_proj.weight": (d, 4 * 24),
+        }
+        mlps = {f"{at}mlp.": 96}
+        if n == 1:
+            shapes[f"{at}mlp.gate.weight"] = (e, d)
+            shapes[f"{at}mlp.gate.e_score_correction_bias"] = (e,)
+            mlps = {f"{at}mlp.experts.{i}.": f for i in range(e)} | {f"{at}mlp.shared_experts.": f}
+        for mlp, width in mlps.items():
+            shapes |= {f"{mlp}{part}_proj.weight": (width, d) for part in ("gate", "up")}
+            shapes[f"{mlp}down_proj.weight"] = (d, width)
+    tensors = {}
+    for name, shape in shapes.items():
+        values = torch.randn(shape, generator=generator)
+        is_norm = name.endswith("norm.weight")
+        tensors[name] = (
+            1 + 0.1 * values
+            if is_norm
+            else 0.3 * values
+            if len(shape) == 1
+            else (values * (1.5 / shape[-1] ** 0.5))
+        )
+    return tensors
+
+
+def expected_logits(tensors: Tensors, ids: Tensor) -> Tensor:
+    """transformers with these weights."""
+    raw = {k: v for k, v in TINY.items() if k != "architectures"}
+    raw |= {"model_type": "deepseek_v3"}
+    reference = DeepseekV3ForCausalLM(HFDeepseekV3Config(**raw, attn_implementation="eager"))
+    state = {name: t for name, t in tensors.items() if ".experts." not in name}
+    at = "model.layers.1.mlp.experts."
+    gate, up, down = (
+        torch.stack([tensors[f"{at}{e}.{part}_proj.weight"] for e in range(6)])
+        for part in ("gate", "up", "down")
+    )
+    state[f"{at}gate_up_proj"] = torch.cat((gate, up), dim=1)
+    state[f"{at}down_proj"] = down
+    reference.load_state_dict(state)
+    with torch.no_grad():
+        return reference(ids[None]).logits[0]
+
+
+def save(folder: Path, tensors: Tensors, config: dict[str, Any]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def e4m3_values() -> np.ndarray:
+    """The value of each byte: sign, 4 bits of exponent (bias 7), 3 of mantissa; 0x7f is NaN."""
+    values = []
+    for byte in range(256):
+        exponent, mantissa = byte >> 3 & 15, byte & 7
+        size = (
+            mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+        )
+        values.append(np.nan if byte & 0x7F == 0x7F else -size if byte >> 7 else size)
+    return np.array(values)
+
+
+def pack_fp8(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(float8 values, scale of each block of 128 x 128, the weight they mean)."""
+    table = e4m3_values()[:127]  # of the positive bytes; the sign is bit 7
+    w = weight.double().numpy()
+    scales = np.zeros((-(-w.shape[0] // 128), -(-w.shape[1] // 128)), dtype=np.float32)
+    codes = np.zeros(w.shape, dtype=np.uint8)
+    meaning = np.zeros(w.shape)
+    for i, j in np.ndindex(*scales.shape):
+        at = np.s_[128 * i : 128 * i + 128, 128 * j : 128 * j + 128]
+        scales[i, j] = np.abs(w[at]).max() / 448
+        nearest = np.abs(np.abs(w[at])[..., None] / scales[i, j] - table).argmin(-1)
+        codes[at] = nearest | (w[at] < 0) << 7
+        meaning[at] = np.sign(w[at]) * table[nearest] * scales[i, j]
+    values = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    return values, torch.from_numpy(scales), torch.from_numpy(meaning).float()
+
+
+def pack_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(words of eight values, the first lowest; a scale per 32 inputs; the weight they mean)."""
+    grouped = weight.unflatten(-1, (-1, 32))
+    scales = (grouped.abs().amax(-1) / 7).to(torch.bfloat16)
+    q = (grouped / scales.float()[..., None]).round().clamp(-8, 7).int()
+    rows = []
+    for row in q.flatten(-2).tolist():
+        words = [sum((row[at + k] + 8) << 4 * k for k in range(8)) for at in range(0, len(row), 8)]
+        rows.append([word - (1 << 32) if word >> 31 else word for word in words])
+    meaning = (q * scales.float()[..., None]).flatten(-2)
+    return torch.tensor(rows, dtype=torch.int32), scales, meaning
+
+
+def fp8_files() -> tuple[Tensors, Tensors]:
+    """(tensors of the files, the weights they mean), as DeepSeek-V3 and Kimi K2 are published."""
+    files, meaning = weights(), weights()
+    for name, tensor in weights().items():
+        if "_proj" in name:
+            files[name], files[f"{name}_scale_inv"], meaning[name] = pack_fp8(tensor)
+    return files, meaning
+
+
+def int4_files() -> tuple[Tensors, Tensors]:
+    """As Kimi K2 Thinking is published: routed experts only."""
+    files, meaning = weights(), weights()
+    for name, tensor in weights().items():
+        if ".experts." in name:
+            del files[name]
+            packed, scales, meaning[name] = pack_int4(tensor)
+            files |= {f"{name}_packed": packed, f"{name}_scale": scales}
+            files[f"{name}_shape"] = torch.tensor(tensor.shape, dtype=torch.int32)
+    return files, meaning
+
+
+FORMS: dict[str, tuple[Callable[[], tuple[Tensors, Tensors]], dict[str, Any]]] = {
+    "fp8": (fp8_files, FP8),
+    "int4": (int4_files, INT4),
+}
+
+
+def logits_of(path: Path, ids: Tensor) -> tuple[Any, Tensor]:
+    model, _ = load_model(path, dtype="float32")
+    return model, model.logits(model(ids, torch.arange(len(ids)), PackedAttention()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_files_give_the_logits_of_what_they_mean(form: str, tmp_path: Path) -> None:
+    make, settings = FORMS[form]
+    files, meaning = make()
+    ids = torch.randint(0, 97, (50,), generator=torch.Generator().manual_seed(1))
+    path = save(tmp_path, files, TINY | {"quantization_config": settings})
+    model, found = logits_of(path, ids)
+    difference = (found - expected_logits(meaning, ids)).abs().max().item()
+    assert difference <= 2e-5, f"{form}: {difference:.2e}"
+    for e in range(6):
+        weight = model.model.layers[1].mlp.experts.up_proj[e]
+        assert isinstance(weight, QuantWeight)
+        wanted = meaning[f"model.layers.1.mlp.experts.{e}.up_proj.weight"]
+        assert torch.allclose(weight.dequantize(), wanted, rtol=1e-6, atol=0), f"{form}: expert {e}"
+
+
+def test_the_layer_that_guesses_ahead_is_known_and_not_loaded(tmp_path: Path) -> None:
+    files, _ = fp8_files()
+    ahead = {
+        n.replace("layers.1.", "layers.2."): t.clone() for n, t in files.items() if "layers.1." in n
+    }
+    files |= ahead | {"model.layers.2.eh_proj.weight": torch.zeros(160, 320)}
+    config = TINY | {"quantization_config": FP8, "num_nextn_predict_layers": 1}
+    _, report = load_model(save(tmp_path, files, config), dtype="float32")
+    assert len(report.ignored) == len(ahead) + 1
+    save(tmp_path, files, config | {"num_nextn_predict_layers": 0})
+    with pytest.raises(CheckpointError, match=r"unexpected.*model\.layers\.2\."):
+        load_model(tmp_path)
+
+
+def test_patterns_of_a_config_are_never_run(tmp_path: Path) -> None:
+    files, _ = int4_files()
+    settings = INT4 | {"ignore": ["re:(.*.*)*x$", "re:(a|a)*$", "re:["] * 50}
+    path = save(tmp_path, files, TINY | {"quantization_config": settings})
+    start = time.perf_counter()
+    load_model(path)
+    assert (seconds := time.perf_counter() - start) < 5, f"{seconds:.1f} s"
+
+
+EXPERT = "model.layers.1.mlp.experts.2.down_proj.weight"
+GATE = "model.layers.1.mlp.experts.0.gate_proj.weight"
+KV_B = "model.layers.0.self_attn.kv_b_proj.weight"
+BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
+
+
+def without(name: str) -> Callable[[Tensors], Tensors]:
+    return lambda files: {n: t for n, t in files.items() if n != name}
+
+
+def with_(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
+    return lambda files: files | {name: change(files[name])}
+
+
+def moved(name: str, to: str) -> Callable[[Tensors], Tensors]:
+    return lambda files: {to if n == name else n: t for n, t in files.items()}
+
+
+BAD_FILES: dict[str, tuple[str, Callable[[Tensors], Tensors], list[str]]] = {
+    "one scale too few": ("fp8", with_(f"{KV_B}_scale_inv", lambda t: t[:1]), [KV_B, "[1, 1]"]),
+    "scales of integers": ("fp8", with_(f"{KV_B}_scale_inv", lambda t: t.int()), [KV_B, "int32"]),
+    "an expert without scales": ("fp8", without(f"{EXPERT}_scale_inv"), [EXPERT]),
+    "an expert without values": ("fp8", without(EXPERT), [EXPERT]),
+    "values that are not float8": ("fp8", with_(EXPERT, lambda t: t.float()), [EXPERT, "float32"]),
+    "an expert of another width": (
+        "fp8",
+        lambda f: f | {EXPERT: f[EXPERT][:, :32]},
+        ["down_proj", "[160, 32]"],
+    ),
+    "a bf16 expert among packed ones": (
+        "fp8",
+        lambda f: without(f"{EXPERT}_scale_inv")(f) | {EXPERT: f[EXPERT].bfloat16()},
+        [EXPERT, "bfloat16", "scaled 128x128"],
+    ),
+    "no correction bias": ("fp8", without(BIAS), [BIAS, "missing"]),
+    "a correction bias per other experts": ("fp8", with_(BIAS, lambda t: t[:5]), [BIAS, "[5]"]),
+    "a shape that lies": (
+        "int4",
+        with_(f"{GATE}_shape", lambda t: torch.tensor([64, 161], dtype=torch.int32)),
+        [GATE, "161"],
+    ),
+    "a shape of huge numbers": (
+        "int4",
+        with_(f"{GATE}_shape", lambda t: torch.tensor([2**62, 2**62])),
+        [GATE, "64x160"],
+    ),
+    "no shape": ("int4", without(f"{GATE}_shape"), [f"{GATE}_shape"]),
+    "words of 64 bits": ("int4", with_(f"{GATE}_packed", lambda t: t.long()), [GATE, "int64"]),
+    "too few words": ("int4", with_(f"{GATE}_packed", lambda t: t[:, :16]), [GATE]),
+    "words that are a vector": ("int4", with_(f"{GATE}_packed", lambda t: t.flatten()), [GATE]),
+    "too few scales": ("int4", with_(f"{GATE}_scale", lambda t: t[:, :4]), [GATE, "[64, 4]"]),
+    "consistent, but of another model": (
+        "int4",
+        lambda f: (
+            f
+            | {
+                f"{GATE}_packed": f[f"{GATE}_packed"][:, :16],
+                f"{GATE}_scale": f[f"{GATE}_scale"][:, :4],
+                f"{GATE}_shape": torch.tensor([64, 128], dtype=torch.int32),
+            }
+        ),
+        ["gate_proj", "[64, 128]"],
+    ),
+    "a tensor that nobody knows": ("int4", moved(f"{GATE}_shape", f"{GATE}_g_idx"), [GATE]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_packed_files_that_do_not_fit_are_named(case: str, tmp_path: Path) -> None:
+    form, damage, words = BAD_FILES[case]
+    make, settings = FORMS[form]
+    path = save(tmp_path, damage(make()[0]), TINY | {"quantization_config": settings})
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    missing = [word for word in words if word not in str(caught.value)]
+    assert not missing, f"{missing} not in: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"surprise": 1}, ["surprise"]),
+        ({"kv_lora_rank": None}, ["kv_lora_rank", "missing"]),
+        ({"scoring_func": "softmax"}, ["scoring_func", "softmax", "sigmoid"]),
+        ({"topk_method": "greedy"}, ["topk_method", "greedy"]),
+        ({"moe_layer_freq": 2}, ["moe_layer_freq", "2"]),
+        ({"num_key_value_heads": 2}, ["num_key_value_heads", "2", "4"]),
+        ({"attention_bias": True}, ["attention_bias"]),
+        ({"rope_interleave": False}, ["rope_interleave"]),
+        ({"n_group": 4}, ["n_group", "4", "6"]),
+        ({"n_group": 6}, ["n_group", "6"]),
+        ({"topk_group": 4}, ["num_experts_per_tok", "4 of 3"]),
+        ({"topk_group": 1}, ["num_experts_per_tok", "3", "1 of 3"]),
+        ({"qk_rope_head_dim": 15}, ["qk_rope_head_dim", "15", "even"]),
+        ({"n_shared_experts": None}, ["n_shared_experts"]),
+        ({"num_nextn_predict_layers": 2**19}, ["num_nextn_predict_layers", "16"]),
+        ({"model_type": "deepseek_v32"}, ["model_type", "deepseek_v32"]),
+        ({"rope_scaling": TINY["rope_scaling"] | {"mscale": -1.0}}, ["mscale", "-1.0"]),
+    ],
+)
+def test_a_wrong_config_is_refused(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_hf(type("Source", (), {"config": TINY | changes})())
+    assert all(word in str(caught.value) for word in words), str(caught.value)
