@@ -70,6 +70,7 @@ class ChatTemplate:
         self, source: str, variables: dict[str, object], tool_source: str | None = None
     ) -> None:
         self.source = source
+        self.published: str | None = source
         self._tool_source = tool_source or source
         self._variables = variables
         self._compiled: dict[str, jinja2.Template] = {}

@@ -40,11 +40,15 @@ def is_harmony(special_tokens: Iterable[str], template: object = None) -> bool:
 class HarmonyFormat:
     """The chat format of tokenizers with harmony's special tokens.
 
-    Template variables: reasoning_effort (low, medium, high) and model_identity.
+    Template variables: reasoning_effort (low, medium, high) and model_identity. `published` is the
+    Jinja template beside the model, which is not used.
     """
 
     source = "built-in: harmony"
     takes_argument_text = True
+
+    def __init__(self, published: str | None = None) -> None:
+        self.published = published
 
     def takes(self, variable: str) -> bool:
         return variable in ("reasoning_effort", "model_identity")

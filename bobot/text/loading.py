@@ -178,7 +178,7 @@ def _chat_format(folder: Path, vocabulary: Vocabulary, config: dict) -> ChatForm
     if beside.is_file():
         published = _bytes(beside).decode("utf-8", "replace")
     if is_harmony(vocabulary.special_tokens, published):
-        return HarmonyFormat()
+        return HarmonyFormat(published if isinstance(published, str) else None)
     names: dict[int | None, str] = {i: name for name, i in vocabulary.special_tokens.items()}
     variables: dict[str, object] = {
         "bos_token": names.get(vocabulary.bos_id, ""),

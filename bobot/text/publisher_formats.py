@@ -22,6 +22,7 @@ class PublisherFormat:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.source = f"built-in: {kind}"
+        self.published: str | None = None
         self.takes_argument_text = True
 
     def takes(self, variable: str) -> bool:

@@ -19,6 +19,7 @@ class ChatFormat(Protocol):
     """A chat template or a publisher's built-in format."""
 
     source: str  # the Jinja text, or the name of a built-in format
+    published: str | None  # the Jinja text beside the model, whether or not it is used
     takes_argument_text: bool  # whether it writes a tool call's arguments given as JSON text
 
     def takes(self, variable: str) -> bool: ...  # whether this variable makes a difference
@@ -32,7 +33,7 @@ class Tokenizer:
     vocab_size is the highest id + 1; the model's own may be larger (padding). `adds_bos`: a plain
     prompt starts with bos_id (encode never adds it). `eos_ids` are the stop tokens known to the
     tokenizer side. `chat_template` is the Jinja source or the name of a built-in format, None if
-    there is neither.
+    there is neither; `published_template` the Jinja source also where a built-in format is used.
     """
 
     def __init__(self, vocabulary: Vocabulary, chat: ChatFormat | None) -> None:
@@ -43,6 +44,7 @@ class Tokenizer:
         self.eos_ids = vocabulary.stop_ids
         self.special_tokens = vocabulary.special_tokens
         self.chat_template = chat.source if chat else None
+        self.published_template = chat.published if chat else None
         self._chat = chat
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:

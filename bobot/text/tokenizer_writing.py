@@ -109,9 +109,8 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def jinja_template(tokenizer: Tokenizer) -> str | None:
-    """The published template; None where there is none, or the format is built in."""
-    template = tokenizer.chat_template
-    return None if template is None or template.startswith("built-in:") else template
+    """The published template; None where there is none."""
+    return tokenizer.published_template
 
 
 def _document(tokenizer: Tokenizer) -> dict[str, Any]:
