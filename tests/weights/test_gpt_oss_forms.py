@@ -1,4 +1,4 @@
-"""The published forms of gpt-oss, written tiny: each gives the same model, each mistake is named."""
+"""The published forms of gpt-oss, written tiny: all give one model, every mistake is named."""
 
 from __future__ import annotations
 
