@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bobot.errors import CheckpointError
+from bobot.errors import CheckpointError, ConfigError
 from bobot.models.config import LARGEST_CONTEXT, Derived, Dialect, Fields, TensorSource
 from bobot.models.gpt_oss import FULL, SLIDING, GptOssConfig
-from bobot.models.llama_dialects import settings_from_hf
+from bobot.models.llama_dialects import settings_from_hf, shared_settings_to_hf
 from bobot.ops.rope import RopeParameters
-from bobot.quant.interleaved import interleaved
+from bobot.quant.interleaved import interleaved, rows_in_turn
 from bobot.quant.weight import QuantWeight, Weight
 
 RMS_NORM_EPS = 1e-5
@@ -145,6 +145,69 @@ def _rope_from_gguf(fields: Fields) -> RopeParameters:
     )
 
 
+def settings_to_hf(config: GptOssConfig) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        **shared_settings_to_hf(config),
+        "attention_bias": True,
+        "sliding_window": config.sliding_window,
+        "layer_types": list(config.layer_types),
+        "num_local_experts": config.num_local_experts,
+        "num_experts_per_tok": config.num_experts_per_tok,
+        "swiglu_limit": config.swiglu_limit,
+    }
+    if config.swiglu_alpha != GptOssConfig.swiglu_alpha:
+        settings["swiglu_alpha"] = config.swiglu_alpha
+    return settings
+
+
+def settings_to_gguf(config: GptOssConfig) -> dict[str, object]:
+    """Raises ConfigError for what the architecture `gpt-oss` takes for granted."""
+    rope = config.rope
+    fixed = {
+        "layer_types": (config.layer_types, alternating(config.num_hidden_layers)),
+        "swiglu_limit": (config.swiglu_limit, GptOssConfig.swiglu_limit),
+        "swiglu_alpha": (config.swiglu_alpha, GptOssConfig.swiglu_alpha),
+        "rope_type": (rope.kind, "yarn"),
+        "truncate": (rope.truncate, False),
+        "attention_factor": (rope.attention_factor, None),
+    }
+    for key, (found, known) in fixed.items():
+        if found != known:
+            raise ConfigError(
+                "{key} is {found}; a GGUF of gpt-oss always means {known}.",
+                hint="Export it to hf.",
+                key=key,
+                found=found,
+                known=known,
+            )
+    settings: dict[str, object] = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.sliding_window": config.sliding_window,
+        "expert_count": config.num_local_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "expert_feed_forward_length": config.intermediate_size,
+        "rope.freq_base": rope.theta,
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope.factor,
+        "rope.scaling.original_context_length": rope.original_max_position_embeddings,
+        "rope.scaling.yarn_beta_fast": rope.beta_fast,
+        "rope.scaling.yarn_beta_slow": rope.beta_slow,
+    }
+    named = {f"gpt-oss.{key}": value for key, value in settings.items()}
+    return {"general.architecture": "gpt-oss", **named}
+
+
 def out_in(config: GptOssConfig, weight: Weight) -> Weight:
     """Experts as we hold them, [E, out, in]. Hugging Face packs them so, but saves plain ones as
     [E, in, out]."""
@@ -166,6 +229,13 @@ def in_turn(config: GptOssConfig, gate: Weight, up: Weight) -> Weight:
     if isinstance(gate, QuantWeight) and isinstance(up, QuantWeight) and gate.ndim == 3:
         return interleaved(gate, up)
     return torch.stack((_values(gate), _values(up)), dim=2).flatten(1, 2)
+
+
+def taken_apart(config: GptOssConfig, weight: Weight) -> tuple[Weight, Weight]:
+    """The inverse of `in_turn`: gate and up."""
+    if isinstance(weight, QuantWeight):
+        return rows_in_turn(weight)
+    return weight[:, 0::2], weight[:, 1::2]
 
 
 def _values(weight: Weight) -> Tensor:
@@ -199,7 +269,9 @@ _LAYER = "model.layers.{n}."
 _EXPERTS = f"{_LAYER}mlp.experts."
 
 HF_NAMES: Mapping[str, str | Derived] = {
-    f"{_EXPERTS}{name}": Derived((f"{_EXPERTS}{name}",), out_in)
+    f"{_EXPERTS}{name}": Derived(
+        (f"{_EXPERTS}{name}",), out_in, lambda config, weight: (out_in(config, weight),)
+    )
     for name in ("gate_up_proj", "down_proj")
 }
 
@@ -239,7 +311,9 @@ GGUF_NAMES: Mapping[str, str | Derived] = {
     **_weight_and_bias(f"{_LAYER}mlp.router", "blk.{n}.ffn_gate_inp"),
     **{
         f"{_EXPERTS}gate_up_proj{ours}": Derived(
-            (f"blk.{{n}}.ffn_gate_exps.{theirs}", f"blk.{{n}}.ffn_up_exps.{theirs}"), in_turn
+            (f"blk.{{n}}.ffn_gate_exps.{theirs}", f"blk.{{n}}.ffn_up_exps.{theirs}"),
+            in_turn,
+            taken_apart,
         )
         for ours, theirs in (("", "weight"), ("_bias", "bias"))
     },
@@ -248,7 +322,7 @@ GGUF_NAMES: Mapping[str, str | Derived] = {
 }
 
 DIALECTS: dict[str, Dialect] = {
-    "hf": Dialect(config=config_from_hf, names=HF_NAMES, pairs={}),
+    "hf": Dialect(config=config_from_hf, names=HF_NAMES, pairs={}, settings=settings_to_hf),
     "openai": Dialect(config=config_from_openai, names=OPENAI_NAMES, pairs={}),
-    "gguf": Dialect(config=config_from_gguf, names=GGUF_NAMES, pairs={}),
+    "gguf": Dialect(config=config_from_gguf, names=GGUF_NAMES, pairs={}, settings=settings_to_gguf),
 }
