@@ -318,19 +318,29 @@ def rope_to_hf(rope: RopeParameters, head_dim: int) -> dict[str, object]:
 
 
 def _llama3_from_divisors(rope: RopeParameters, head_dim: int) -> RopeParameters:
-    """Llama 3.1's settings with the factor that the longest wavelength shows, if they give the
-    same divisors.
+    """Llama 3.1's settings that give the same divisors, with its bounds of 1 and 4 turns.
+
+    The largest divisor is the factor; of a frequency between the bounds the divisor shows how
+    often it turns within the original length, and so that length.
     """
-    found = replace(rope, kind="llama3", factor=max(rope.freq_divisors), freq_divisors=())
-    divisors = torch.tensor(rope.freq_divisors)
-    if not torch.allclose(frequency_divisors(found, head_dim), divisors, rtol=1e-5):
-        raise ConfigError(
-            "rope_freqs.weight divides the frequencies by 1 to {largest}, in a way that no "
-            "rope_scaling of Hugging Face describes.",
-            hint="Export from the files that this GGUF was made of.",
-            largest=found.factor,
-        )
-    return found
+    divisors = torch.tensor(rope.freq_divisors, dtype=torch.float64)
+    found = replace(rope, kind="llama3", factor=divisors.max().item(), freq_divisors=())
+    low, high = found.low_freq_factor, found.high_freq_factor
+    kept = ((1 / divisors - 1 / found.factor) / (1 - 1 / found.factor)).clamp(0, 1)
+    wavelengths = 2 * math.pi / inverse_frequencies(RopeParameters(theta=rope.theta), head_dim)
+    lengths = (wavelengths * (low + kept * (high - low))).round().int().tolist()
+    between = [length for length, part in zip(lengths, kept.tolist(), strict=True) if 0 < part < 1]
+    for length in (found.original_max_position_embeddings, *between):
+        found = replace(found, original_max_position_embeddings=length)
+        same = frequency_divisors(found, head_dim).double()
+        if torch.allclose(same, divisors, rtol=1e-5):
+            return found
+    raise ConfigError(
+        "rope_freqs.weight divides the frequencies by 1 to {largest}, in a way that no "
+        "rope_scaling of Hugging Face describes.",
+        hint="Export from the files that this GGUF was made of.",
+        largest=found.factor,
+    )
 
 
 def frequency_divisors(rope: RopeParameters, head_dim: int) -> Tensor:

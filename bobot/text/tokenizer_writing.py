@@ -119,8 +119,8 @@ def _document(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _is_byte_level(document: dict[str, Any]) -> bool:
-    step = document["pre_tokenizer"] or {"type": ""}
-    steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
+    first: dict[str, Any] = document["pre_tokenizer"] or {"type": ""}
+    steps: list[dict[str, Any]] = first.get("pretokenizers", [first])
     return any(step["type"] == "ByteLevel" for step in steps)
 
 
