@@ -10,6 +10,7 @@
         TemplateError           a chat template refuses the conversation or fails
       RequestError              a generation request can never run as asked
       StorageError              the disk is full or a path can't be written
+      DownloadError             the network, the Hub or a publisher's terms stop a download
       TrainingError             a recipe, a data set or a training run can't go on
 
 The first argument is a template with {named} values, a plain literal in the source: it is also the
@@ -76,6 +77,10 @@ class RequestError(BobotError):
 
 
 class StorageError(BobotError):
+    pass
+
+
+class DownloadError(BobotError):
     pass
 
 

@@ -32,8 +32,10 @@ def commands() -> dict[str, str]:
     return {
         "chat": tr("talk with a model in the terminal"),
         "run": tr("one answer to standard output; reads standard input when piped"),
+        "pull": tr("download a model, or go on with a download"),
         "list": tr("the models on this machine"),
         "show": tr("what a model is: architecture, size, context, licence"),
+        "rm": tr("remove a model from this machine"),
         "doctor": tr("what this machine has, what is missing, what to do"),
         "train": tr("train a model from scratch by a recipe"),
     }

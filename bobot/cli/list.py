@@ -35,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
     if not readable:
         folder = user_paths().models
         print(
-            tr("no models here yet; put model folders into {folder}", folder=folder),
+            tr(
+                "no models here yet; get one with bobot pull NAME, or put folders into {folder}",
+                folder=folder,
+            ),
             file=sys.stderr,
         )
     return 0

@@ -1,4 +1,4 @@
-"""`bobot show`: what one model is, from its small files alone; no torch, nothing is loaded."""
+"""`bobot show`: what one model is, from headers and small files; no torch, nothing is loaded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from pathlib import Path
 
 from bobot.cli.arguments import add_model
 from bobot.cli.table import bytes_text, count_text, facts
+from bobot.hub.digest import model_digest
 from bobot.hub.manifest import Manifest, describe
-from bobot.hub.names import EMBEDDED, resolve
+from bobot.hub.names import EMBEDDED, gguf_parts, resolve
 from bobot.messages import tr
 
 FORMATS = {
     "hf": "Hugging Face safetensors",
     "meta": "Meta consolidated.NN.pth",
     "mistral": "Mistral consolidated.safetensors",
+    "openai": "OpenAI's first layout (original/)",
+    "xai": "xAI ckpt-0",
     "gguf": "GGUF",
 }
 
@@ -33,11 +36,21 @@ def run(args: argparse.Namespace) -> int:
     path = resolve(args.model)
     name = path.name if args.model and Path(args.model).exists() else args.model or EMBEDDED
     manifest = describe(name, path, read_header)
+    digest = model_digest(path, [path] if path.is_dir() else gguf_parts(path))
     if args.json:
-        print(json.dumps(dataclasses.asdict(manifest), indent=2))
+        print(json.dumps({**dataclasses.asdict(manifest), "digest": digest}, indent=2))
     else:
-        print(facts(_facts(manifest)))
+        print(facts([*_facts(manifest), (tr("digest"), _digest_text(digest, manifest))]))
     return 0
+
+
+def _digest_text(digest: str | None, manifest: Manifest) -> str:
+    if digest:
+        return f"sha256:{digest}"
+    return tr(
+        "not computed: {size} would have to be read (bobot pull records it)",
+        size=bytes_text(manifest.size_bytes),
+    )
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:

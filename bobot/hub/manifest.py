@@ -1,9 +1,9 @@
 """What a model on disk is, read from its small files and headers: nothing is loaded, no pickle is
-opened.
+executed.
 
-Understands HF folders (config.json, safetensors headers), Meta's and Mistral's own (params.json)
-and GGUF. The reader of GGUF headers is given by the caller (text/gguf_metadata.py lies on the same
-row as hub/).
+Understands HF folders (config.json, safetensors headers), the own layouts of Meta, Mistral
+(params.json), OpenAI (gpt-oss's original/) and xAI (ckpt-0), and GGUF. The reader of GGUF headers
+is given by the caller (text/gguf_metadata.py lies on the same row as hub/).
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bobot.errors import CheckpointError
+from bobot.hub.names import gguf_parts
+from bobot.hub.needed import GROK_FOLDER
+from bobot.hub.parameters import StoredTensor, count_parameters, pickled_tensor
 
 GgufReader = Callable[[Path], Any]
 """path -> an object with .metadata (a dict) and .tensors (each with .shape and .ggml_type)."""
 
 MAX_JSON_BYTES = 100 << 20
+
+GROK_CONTEXT = 8192
+"""Tokens; xAI's checkpoint has no settings that could say so (run.py of xai-org/grok-1)."""
 
 GGML_TYPES = {
     0: "float32",
@@ -38,12 +44,19 @@ GGML_TYPES = {
     12: "q4_k",
     13: "q5_k",
     14: "q6_k",
+    16: "iq2_xxs",
+    17: "iq2_xs",
+    18: "iq3_xxs",
+    19: "iq1_s",
+    20: "iq4_nl",
+    21: "iq3_s",
+    22: "iq2_s",
+    23: "iq4_xs",
+    29: "iq1_m",
     30: "bfloat16",
     39: "mxfp4",
 }
 """ggml_type numbers (ggml.h) of the types bobot names; others are shown by number."""
-
-SAFETENSORS_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,11 @@ def describe(name: str, path: Path, read_gguf: GgufReader) -> Manifest:
     if path.suffix == ".gguf":
         return _describe_gguf(name, path, read_gguf)
     folder = path if path.is_dir() else path.parent
+    if (folder / GROK_FOLDER).is_dir():
+        return _describe_grok(name, folder)
     is_hf = (folder / "config.json").is_file()
     config = read_json(folder / ("config.json" if is_hf else "params.json"))
+    form = _form(config, is_hf)
     weights = _weight_files(path)
     tensors = [
         tensor
@@ -77,16 +93,17 @@ def describe(name: str, path: Path, read_gguf: GgufReader) -> Manifest:
         if file.suffix == ".safetensors"
         for tensor in safetensors_header(file)
     ]
+    counts = count_parameters(tensors, _packed_bits(config))
     has_pickle = any(file.suffix == ".pth" for file in weights)
     return Manifest(
         name=name,
         path=str(path),
-        format="hf" if is_hf else "meta" if has_pickle else "mistral",
-        architecture=_architecture(config) if is_hf else "llama",
-        num_parameters=sum(size for _, size in tensors) or None,
-        dtype=_commonest(tensors) or config.get("torch_dtype") or config.get("dtype"),
+        format="meta" if form == "mistral" and has_pickle else form,
+        architecture=_architecture(config, form),
+        num_parameters=counts.total() or None,
+        dtype=_commonest(counts) or config.get("torch_dtype") or config.get("dtype"),
         size_bytes=sum(file.stat().st_size for file in weights),
-        context=config.get("max_position_embeddings") or config.get("max_seq_len"),
+        context=_context(config, form),
         licence=_licence(folder),
         tokenizer=_tokenizer(folder),
         has_chat_template=_has_template(folder),
@@ -116,8 +133,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def safetensors_header(path: Path) -> list[tuple[str, int]]:
-    """(dtype, number of elements) of each tensor in one safetensors file."""
+def safetensors_header(path: Path) -> list[StoredTensor]:
+    """Name, type and shape of each tensor in one safetensors file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)
@@ -133,7 +150,7 @@ def safetensors_header(path: Path) -> list[tuple[str, int]]:
         try:
             entries = json.loads(file.read(length))
             return [
-                (entry["dtype"], math.prod(entry["shape"]))
+                StoredTensor(name, str(entry["dtype"]), _shape(entry["shape"]))
                 for name, entry in entries.items()
                 if name != "__metadata__"
             ]
@@ -158,22 +175,70 @@ def _weight_files(path: Path) -> list[Path]:
     return []
 
 
-def _architecture(config: dict[str, Any]) -> str | None:
+def _shape(sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
+        raise ValueError(f"shape {sizes!r}")
+    return tuple(sizes)
+
+
+def _form(config: dict[str, Any], is_hf: bool) -> str:
+    """Whose names and settings the folder has; gpt-oss's first layout has a config.json too."""
+    if not is_hf:
+        return "mistral"
+    is_openai = "experts_per_token" in config and "initial_context_length" in config
+    return "openai" if is_openai and "model_type" not in config else "hf"
+
+
+def _architecture(config: dict[str, Any], form: str) -> str | None:
+    if form != "hf":
+        return "gpt-oss" if form == "openai" else "mixtral" if config.get("moe") else "llama"
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         return names[0]
     return config.get("model_type")
 
 
-def _commonest(tensors: Iterable[tuple[str, int]]) -> str | None:
-    """The dtype that most elements have."""
+def _context(config: dict[str, Any], form: str) -> int | None:
+    if form == "openai":
+        return int(config["initial_context_length"] * config.get("rope_scaling_factor", 1))
+    return config.get("max_position_embeddings") or config.get("max_seq_len")
+
+
+def _packed_bits(config: dict[str, Any]) -> int:
+    """Bits of one value in compressed-tensors' int32 words: 4, unless its config says otherwise."""
+    try:
+        groups = config["quantization_config"]["config_groups"]
+        bits = next(iter(groups.values()))["weights"]["num_bits"]
+    except (KeyError, TypeError, AttributeError, StopIteration):
+        return 4
+    return bits if bits in (2, 4, 8) else 4
+
+
+def _commonest(counts: Counter[str]) -> str | None:
+    """The type that most parameters have."""
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _describe_grok(name: str, folder: Path) -> Manifest:
+    """xAI's checkpoint has no settings: what it is follows from its files."""
+    files = sorted((folder / GROK_FOLDER).glob("tensor*"))
     counts: Counter[str] = Counter()
-    for dtype, size in tensors:
-        counts[dtype] += size
-    if not counts:
-        return None
-    dtype = counts.most_common(1)[0][0]
-    return SAFETENSORS_TYPES.get(dtype, dtype.lower())
+    for file in files:
+        tensor = pickled_tensor(file)
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    return Manifest(
+        name=name,
+        path=str(folder),
+        format="xai",
+        architecture="grok-1",
+        num_parameters=counts.total() or None,
+        dtype=_commonest(counts),
+        size_bytes=sum(file.stat().st_size for file in files),
+        context=GROK_CONTEXT,
+        licence=_licence(folder),
+        tokenizer=_tokenizer(folder),
+        has_chat_template=False,
+    )
 
 
 def _licence(folder: Path) -> str | None:
@@ -214,33 +279,22 @@ def _has_template(folder: Path) -> bool:
     return config.is_file() and bool(read_json(config).get("chat_template"))
 
 
-def _parts(path: Path) -> list[Path]:
-    """The files of a GGUF model: NAME-00001-of-00003.gguf and its siblings, else the one file."""
-    match = re.fullmatch(r"(.*-)0*1(-of-\d+\.gguf)", path.name)
-    if match is None:
-        return [path]
-    begin, end = match.groups()
-    files = path.parent.iterdir()
-    return sorted(file for file in files if file.name.startswith(begin) and file.name.endswith(end))
-
-
 def _describe_gguf(name: str, path: Path, read_gguf: GgufReader) -> Manifest:
-    parts = _parts(path)
+    parts = gguf_parts(path)
     headers = [read_gguf(part) for part in parts]
     facts = headers[0].metadata
     architecture = facts.get("general.architecture")
-    tensors = [
-        (GGML_TYPES.get(tensor.ggml_type, f"ggml type {tensor.ggml_type}"), math.prod(tensor.shape))
-        for header in headers
-        for tensor in header.tensors
-    ]
+    counts: Counter[str] = Counter()
+    for tensor in (tensor for header in headers for tensor in header.tensors):
+        dtype = GGML_TYPES.get(tensor.ggml_type, f"ggml type {tensor.ggml_type}")
+        counts[dtype] += math.prod(tensor.shape)
     return Manifest(
         name=name,
         path=str(path),
         format="gguf",
         architecture=architecture,
-        num_parameters=sum(size for _, size in tensors) or None,
-        dtype=_commonest(tensors),
+        num_parameters=counts.total() or None,
+        dtype=_commonest(counts),
         size_bytes=sum(part.stat().st_size for part in parts),
         context=facts.get(f"{architecture}.context_length"),
         licence=facts.get("general.license"),

@@ -3,7 +3,8 @@ loads.
 
 In this order: nothing or "bobot" is the embedded model; an existing path is itself; a short name
 of aliases.toml stands for its repository; a repository id is looked for in bobot's own folder,
-then in the Hugging Face cache, which is read in place.
+then in the Hugging Face cache, which is read in place. What follows an id chooses one of its GGUF
+files: ORG/NAME:Q4_K_M or ORG/NAME/FILE.gguf.
 """
 
 from __future__ import annotations
@@ -15,23 +16,48 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bobot.errors import NotFoundError
+from bobot.hub.cache import CacheEntry, huggingface_cache
+from bobot.hub.needed import GROK_FOLDER, quantizations
 from bobot.paths import user_paths
 
 EMBEDDED = "bobot"
 HOSTED = ("openai", "anthropic", "gemini", "xai")
 MODEL_FILES = ("config.json", "params.json")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_PAGE = re.compile(r"(https?://)?(huggingface\.co|hf\.co)/")
+_REFERENCE = re.compile(
+    r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([\w.-]+)|/([\w./-]+\.gguf))?", re.ASCII
+)
 _LATER_PART = re.compile(r"-(?!0*1-)\d+-of-\d+\.gguf$")
 _STORED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
+class Reference(NamedTuple):
+    """A repository, and which of its GGUF models (a tag or a file name; None: the usual one)."""
+
+    repository: str
+    quantization: str | None = None
+
+
 @cache
-def aliases() -> dict[str, str]:
-    """Short name -> Hugging Face repository id."""
+def _short_names() -> dict[str, dict[str, Any]]:
     text = Path(__file__).with_name("aliases.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)["aliases"]
+
+
+def aliases() -> dict[str, str]:
+    """Short name -> Hugging Face repository id."""
+    return {name: entry["repository"] for name, entry in _short_names().items()}
+
+
+def reference(name: str) -> Reference | None:
+    """What a short name, a repository id or the address of a repository's page stands for."""
+    if name in aliases():
+        return Reference(aliases()[name])
+    match = _REFERENCE.fullmatch(_PAGE.sub("", name, count=1).rstrip("/"))
+    return Reference(match[1], match[2] or match[3]) if match else None
 
 
 def embedded_folder() -> Path:
@@ -44,7 +70,16 @@ def is_model(path: Path) -> bool:
     # os.path, since a prompt is asked too: Path.is_file raises for a text too long to be a name.
     if os.path.isfile(path):
         return path.suffix in (".gguf", ".safetensors")
-    return any(os.path.isfile(path / name) for name in MODEL_FILES) or bool(ggufs(path))
+    return has_settings(path) or bool(ggufs(path))
+
+
+def has_settings(folder: Path) -> bool:
+    """Whether `folder` is a model by itself: by its config, or as xAI's checkpoint without one."""
+    return (
+        any(os.path.isfile(folder / name) for name in MODEL_FILES)
+        or os.path.isdir(folder / GROK_FOLDER)
+        or os.path.isfile(folder / "tensor00000_000")  # the inside of GROK_FOLDER
+    )
 
 
 def names_model(name: str, environ: Mapping[str, str] | None = None) -> bool:
@@ -53,7 +88,7 @@ def names_model(name: str, environ: Mapping[str, str] | None = None) -> bool:
         name == EMBEDDED
         or name in aliases()
         or is_model(Path(name))
-        or (_REPOSITORY.fullmatch(name) is not None and _stored(name, environ) is not None)
+        or ((found := reference(name)) is not None and _stored(found, environ) is not None)
     )
 
 
@@ -65,10 +100,10 @@ def resolve(name: str | Path | None, environ: Mapping[str, str] | None = None) -
     if os.path.exists(path):
         return _in_folder(path)
     name = str(name)
-    repository = aliases().get(name, name)
-    if stored := _stored(repository, environ):
-        return _in_folder(stored)
-    raise _not_found(name, repository)
+    found = reference(name)
+    if stored := _stored(found or Reference(name), environ):
+        return stored
+    raise not_found(name, found)
 
 
 def _embedded() -> Path:
@@ -88,9 +123,29 @@ def ggufs(folder: Path) -> list[Path]:
     return [file for file in files if not _LATER_PART.search(file.name)]
 
 
+def gguf_parts(path: Path) -> list[Path]:
+    """The files of a GGUF model: NAME-00001-of-00003.gguf and its siblings, else the one file."""
+    match = re.fullmatch(r"(.*-)0*1(-of-\d+\.gguf)", path.name)
+    if match is None:
+        return [path]
+    begin, end = match.groups()
+    files = path.parent.iterdir()
+    return sorted(file for file in files if file.name.startswith(begin) and file.name.endswith(end))
+
+
+def repository_ggufs(folder: Path) -> dict[str, Path]:
+    """The GGUF models of a repository's folder, one folder deeper too: tag -> first file."""
+    names = [
+        file.relative_to(folder).as_posix()
+        for pattern in ("*.gguf", "*/*.gguf")
+        for file in folder.glob(pattern)
+    ]
+    return {tag: folder / files[0] for tag, files in quantizations(names).items()}
+
+
 def _in_folder(path: Path) -> Path:
     """`path` itself, or the one GGUF file of a folder that has nothing else."""
-    if path.is_file() or any((path / name).is_file() for name in MODEL_FILES):
+    if path.is_file() or has_settings(path):
         return path
     found = ggufs(path)
     if len(found) == 1:
@@ -110,19 +165,6 @@ def _in_folder(path: Path) -> Path:
     )
 
 
-def huggingface_cache(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of models--ORG--NAME entries: HF_HUB_CACHE, HF_HOME/hub, or
-    ~/.cache/huggingface/hub.
-    """
-    environ = os.environ if environ is None else environ
-    if folder := environ.get("HF_HUB_CACHE"):
-        return Path(folder).expanduser()
-    if folder := environ.get("HF_HOME"):
-        return Path(folder).expanduser() / "hub"
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "huggingface" / "hub"
-
-
 def snapshot(entry: Path) -> Path | None:
     """The newest complete-looking snapshot of one cache entry: that of refs/main, else the last
     made.
@@ -133,20 +175,48 @@ def snapshot(entry: Path) -> Path | None:
     main = entry / "refs" / "main"
     revisions = [folder / main.read_text(encoding="utf-8").strip()] if main.is_file() else []
     revisions += sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path for path in revisions if is_model(path)), None)
+    return next((path for path in revisions if is_model(path) or repository_ggufs(path)), None)
 
 
-def _stored(repository: str, environ: Mapping[str, str] | None) -> Path | None:
-    """Where `repository` lies in bobot's model folder or in the Hugging Face cache."""
+def repository_folder(repository: str, environ: Mapping[str, str] | None = None) -> Path | None:
+    """Where `repository` lies: bobot's model folder, or its snapshot in the Hugging Face cache."""
     if not _STORED.fullmatch(repository):
         return None
     own = user_paths(environ).models / repository
     if is_model(own):
         return own
-    return snapshot(huggingface_cache(environ) / f"models--{repository.replace('/', '--')}")
+    return snapshot(CacheEntry(huggingface_cache(environ), repository).folder)
 
 
-def _not_found(name: str, repository: str) -> NotFoundError:
+def _stored(wanted: Reference, environ: Mapping[str, str] | None) -> Path | None:
+    """The folder or GGUF file on this machine that `wanted` stands for."""
+    folder = repository_folder(wanted.repository, environ)
+    if folder is None or (wanted.quantization is None and has_settings(folder)):
+        return folder
+    models = repository_ggufs(folder)
+    if wanted.quantization is not None:
+        return gguf_called(wanted.quantization, models, folder)
+    if len(models) == 1:
+        return next(iter(models.values()))
+    raise NotFoundError(
+        "{folder} holds {count} GGUF models.",
+        hint="Name one of them: {names}",
+        folder=folder,
+        count=len(models),
+        names=", ".join(f"{wanted.repository}:{tag}" for tag in models),
+    )
+
+
+def gguf_called(quantization: str, models: Mapping[str, Path], folder: Path) -> Path | None:
+    """The model of repository_ggufs(folder) that a tag or a file name stands for."""
+    for tag, path in models.items():
+        if quantization.lower() == tag.lower() or folder / quantization == path:
+            return path
+    return None
+
+
+def not_found(name: str, found: Reference | None) -> NotFoundError:
+    """The error for a name that leads to nothing on this machine, with the way to get it."""
     host, colon, _ = name.partition(":")
     if colon and host in HOSTED:
         return NotFoundError(
@@ -154,14 +224,17 @@ def _not_found(name: str, repository: str) -> NotFoundError:
             hint="Name a model folder, or leave the name out for the embedded model.",
             name=name,
         )
-    if _REPOSITORY.fullmatch(repository):
+    if name in aliases():
         return NotFoundError(
-            "{name} is not on this machine, and this version of bobot does not download.",
-            hint="Fetch it with: hf download {repository} --local-dir {folder}"
-            " and then: bobot chat {folder}",
+            "{name} ({repository}) is not on this machine.",
+            hint="Get it with: bobot pull {name} ({size:,.1f} GiB)",
             name=name,
-            repository=repository,
-            folder=repository.split("/")[1],
+            repository=aliases()[name],
+            size=_short_names()[name]["gigabytes"] * 1e9 / (1 << 30),
+        )
+    if found is not None:
+        return NotFoundError(
+            "{name} is not on this machine.", hint="Get it with: bobot pull {name}", name=name
         )
     close = difflib.get_close_matches(name, [EMBEDDED, *aliases()], n=1)
     if close:

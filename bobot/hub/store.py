@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bobot.errors import BobotError
+from bobot.hub.cache import huggingface_cache
 from bobot.hub.manifest import GgufReader, Manifest, describe
 from bobot.hub.names import (
     EMBEDDED,
-    MODEL_FILES,
     embedded_folder,
     ggufs,
-    huggingface_cache,
+    has_settings,
     is_model,
+    repository_ggufs,
     snapshot,
 )
 from bobot.paths import user_paths
@@ -54,13 +55,20 @@ def _in_own_folder(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _in_huggingface_cache(folder: Path) -> Iterator[tuple[str, Path]]:
     for entry in _entries(folder):
-        if entry.name.startswith("models--") and (path := snapshot(entry)):
-            yield from _in_folder(entry.name.removeprefix("models--").replace("--", "/"), path)
+        if not entry.name.startswith("models--") or not (path := snapshot(entry)):
+            continue
+        repository = entry.name.removeprefix("models--").replace("--", "/", 1)
+        if has_settings(path):
+            yield repository, path
+            continue
+        found = repository_ggufs(path)
+        for tag, file in found.items():
+            yield (repository if len(found) == 1 else f"{repository}:{tag}"), file
 
 
 def _in_folder(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
     """The model of a folder under `name`; several GGUF models each under its path."""
-    if any((folder / file).is_file() for file in MODEL_FILES):
+    if has_settings(folder):
         yield name, folder
         return
     found = ggufs(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bobot.errors import NotFoundError
-from bobot.hub.names import aliases, embedded_folder, is_model, names_model, resolve
+from bobot.hub.names import aliases, embedded_folder, is_model, names_model, reference, resolve
 from bobot.hub.store import models
 
 
@@ -107,8 +107,10 @@ def test_cache_folder_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("llama3.1:8b", "hf download meta-llama/Llama-3.1-8B-Instruct"),
-        ("some/model", "hf download some/model --local-dir model"),
+        ("llama3.1:8b", "Get it with: bobot pull llama3.1:8b (15.0 GiB)"),
+        ("some/model", "Get it with: bobot pull some/model"),
+        ("some/model:Q4_K_M", "Get it with: bobot pull some/model:Q4_K_M"),
+        ("https://huggingface.co/some/model", "Get it with: bobot pull"),
         ("mistrl:7b", "Did you mean 'mistral:7b'?"),
         ("qqqq", "bobot list"),
         ("openai:gpt-4o", "owner's computers"),
@@ -144,7 +146,30 @@ def test_every_short_name_stands_for_a_repository() -> None:
         aliases()
     )
     for name, repository in aliases().items():
-        assert repository.count("/") == 1, name
+        assert reference(repository) == reference(name) == (repository, None), name
+        with pytest.raises(NotFoundError, match=r"bobot pull .* GiB"):
+            resolve(name, {"HOME": "/nonexistent"})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("org/name", ("org/name", None)),
+        ("org/name:Q4_K_M", ("org/name", "Q4_K_M")),
+        ("org/name/sub/file.gguf", ("org/name", "sub/file.gguf")),
+        ("https://huggingface.co/org/name/", ("org/name", None)),
+        ("hf.co/org/name:Q8_0", ("org/name", "Q8_0")),
+        ("org/name/file.bin", None),
+        ("org/../name", None),
+        ("org", None),
+        ("-x/y", None),
+        ("openai:gpt-4o", None),
+    ],
+)
+def test_reference_is_a_repository_and_a_choice(
+    name: str, expected: tuple[str, str | None] | None
+) -> None:
+    assert reference(name) == expected
 
 
 def test_words_that_name_a_model_are_told_from_prompts(
