@@ -7,5 +7,6 @@ a file named `canary` in that folder.
 from malformed_gguf import GGUFS
 from malformed_safetensors import FOLDERS, SAFETENSORS
 from malformed_torch import PICKLE_CASES, TORCH_FILES
+from malformed_xai import XAI_FILES
 
-CASES = [*SAFETENSORS, *FOLDERS, *TORCH_FILES, *PICKLE_CASES, *GGUFS]
+CASES = [*SAFETENSORS, *FOLDERS, *TORCH_FILES, *PICKLE_CASES, *XAI_FILES, *GGUFS]
