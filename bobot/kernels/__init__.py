@@ -4,7 +4,7 @@ Knows nothing of models. Where the extension is missing, `available` is False an
 every kernel has a torch reference that it is tested against.
 
     out_MN = torch.empty(x_MK.shape[0], weight_bytes.shape[0])
-    kernels.linear_q8_0(x_MK, weight_bytes, out_MN, num_threads=2)
+    kernels.linear("Q4_K", x_MK, weight_bytes, out_MN, num_threads=2)
 
 Arrays are NumPy arrays or torch tensors on the CPU, contiguous, used in place without a copy.
 Letters: M rows, N output features, K input features.
@@ -26,6 +26,11 @@ Array = Any
 """A NumPy array or a torch tensor on the CPU."""
 
 available: bool = _native is not None
+
+FORMATS: dict[str, tuple[int, int]] = _native.formats() if _native is not None else {}
+"""Name -> values and bytes in a block, of every packed format that has kernels. Capitals are GGUF's
+types, with their scales inside the blocks; mxfp4, int4, int8 and float8_e4m3fn have theirs apart.
+"""
 
 
 def features() -> dict[str, bool]:
@@ -50,26 +55,65 @@ def isa() -> str:
     return asked
 
 
-def dequantize_q8_0(weight_bytes: Array, out_NK: Array, *, force: str | None = None) -> None:
-    """Write the weights of Q8_0 blocks to `out_NK` (float32); exact, each is one product.
+def dequantize(
+    format: str,
+    values: Array,
+    out_NK: Array,
+    scales: Array | None = None,
+    *,
+    rows_per_scale: int = 1,
+    values_per_scale: int = 1,
+    num_threads: int,
+    force: str | None = None,
+) -> None:
+    """Write the weights packed in `values` (uint8, (N, bytes)) to `out_NK` (float32).
 
-    weight_bytes: uint8 (N, K / 32 * 34), as in a GGUF file. `force` names an instruction set.
+    scales: for formats that have them apart, (ceil(N / rows_per_scale), ceil(K /
+    values_per_scale)), float32 or bfloat16 (mxfp4: uint8 exponents, biased by 127). `force` names
+    an instruction set.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
-    _extension().dequantize_q8_0(weight_bytes, out_NK, force or isa())
+    _extension().dequantize(
+        format,
+        values,
+        scales,
+        rows_per_scale,
+        values_per_scale,
+        out_NK,
+        num_threads,
+        force or isa(),
+    )
 
 
-def linear_q8_0(
-    x_MK: Array, weight_bytes: Array, out_MN: Array, *, num_threads: int, force: str | None = None
+def linear(
+    format: str,
+    x_MK: Array,
+    values: Array,
+    out_MN: Array,
+    scales: Array | None = None,
+    *,
+    rows_per_scale: int = 1,
+    values_per_scale: int = 1,
+    num_threads: int,
+    force: str | None = None,
 ) -> None:
-    """Write x @ weight.T to `out_MN` (float32), reading the Q8_0 blocks in place.
+    """Write x @ weight.T to `out_MN` (float32), for a weight packed as in `dequantize`.
 
-    x_MK: float32; weight_bytes: uint8 (N, K / 32 * 34). `force` names an instruction set. Meant for
-    decode (few rows): it reads each weight byte once for four rows, and does not block for the
-    cache beyond that, so for many rows dequantizing and one torch matmul is faster. Raises
-    ValueError if the shapes do not fit, TypeError for another dtype or layout.
+    x_MK: float32. Meant for decode (few rows): each row of weights is unpacked once, into the
+    cache, and multiplied there in float32; for many rows `dequantize` and one torch matmul is
+    faster. Raises as `dequantize`.
     """
-    _extension().linear_q8_0(x_MK, weight_bytes, out_MN, num_threads, force or isa())
+    _extension().linear(
+        format,
+        x_MK,
+        values,
+        scales,
+        rows_per_scale,
+        values_per_scale,
+        out_MN,
+        num_threads,
+        force or isa(),
+    )
 
 
 def _extension() -> Any:

@@ -1,5 +1,25 @@
 from typing import Any
 
 def features() -> dict[str, bool]: ...
-def dequantize_q8_0(weight: Any, out: Any, isa: str) -> None: ...
-def linear_q8_0(x: Any, weight: Any, out: Any, num_threads: int, isa: str) -> None: ...
+def formats() -> dict[str, tuple[int, int]]: ...
+def dequantize(
+    format: str,
+    values: Any,
+    scales: Any,
+    rows_per_scale: int,
+    values_per_scale: int,
+    out: Any,
+    num_threads: int,
+    isa: str,
+) -> None: ...
+def linear(
+    format: str,
+    x: Any,
+    values: Any,
+    scales: Any,
+    rows_per_scale: int,
+    values_per_scale: int,
+    out: Any,
+    num_threads: int,
+    isa: str,
+) -> None: ...

@@ -40,9 +40,11 @@ def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Ten
 def _linear_of_packed(x_TD: Tensor, weight_FD: QuantWeight, bias_F: Tensor | None) -> Tensor:
     """Through the format's own product where it has one that fits, else row by row unpacked."""
     product = weight_FD.format.product
-    if product is None or not can_use_kernel(x_TD, weight_FD):
+    out_TF = None
+    if product is not None and can_use_kernel(x_TD, weight_FD):
+        out_TF = product(x_TD.float(), weight_FD.parts)
+    if out_TF is None:
         return linear_in_float32(x_TD, weight_FD, bias_F)
-    out_TF = product(x_TD.float(), weight_FD.parts)
     return (out_TF if bias_F is None else out_TF + bias_F.float()).to(x_TD.dtype)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from bobot import kernels
 from bobot.quant import gguf_blocks, iquants, kquants
 from bobot.quant.gguf_blocks import Bytes, Floats
-from bobot.quant.weight import Format, QuantWeight
+from bobot.quant.native import Packed, native_format
+from bobot.quant.weight import Format, Parts, QuantWeight
 
 BLOCKS_AT_ONCE = 1 << 14
 """Blocks dequantized in one step: keeps the temporary arrays below some 50 MB."""
@@ -35,8 +36,6 @@ class BlockType:
     block_size: int
     block_bytes: int
     dequantize: Callable[[Bytes], Floats]
-    kernel: Callable[[Bytes, Floats], None] | None = None
-    """The same in C++, writing its second argument; used where the extension is built."""
 
 
 DENSE_TYPES = {
@@ -55,7 +54,7 @@ BLOCK_TYPES = {
     3: BlockType("Q4_1", 32, 20, gguf_blocks.dequantize_q4_1),
     6: BlockType("Q5_0", 32, 22, gguf_blocks.dequantize_q5_0),
     7: BlockType("Q5_1", 32, 24, gguf_blocks.dequantize_q5_1),
-    8: BlockType("Q8_0", 32, 34, gguf_blocks.dequantize_q8_0, kernels.dequantize_q8_0),
+    8: BlockType("Q8_0", 32, 34, gguf_blocks.dequantize_q8_0),
     10: BlockType("Q2_K", 256, 84, kquants.dequantize_q2_k),
     11: BlockType("Q3_K", 256, 110, kquants.dequantize_q3_k),
     12: BlockType("Q4_K", 256, 144, kquants.dequantize_q4_k),
@@ -79,7 +78,13 @@ BLOCK_TYPES = {
 @cache
 def block_format(kind: BlockType) -> Format:
     """Weights whose one part, `blocks`, holds each row's packed bytes: uint8 (.., out, bytes)."""
-    return Format(kind.name, lambda parts: dequantize(kind, parts["blocks"]))
+
+    def reference(parts: Parts) -> Tensor:
+        return reference_values(kind, parts["blocks"])
+
+    if kind.name not in kernels.FORMATS:
+        return Format(kind.name, reference)
+    return native_format(kind.name, reference, lambda parts: Packed(kind.name, parts["blocks"]))
 
 
 def weight_from_blocks(kind: BlockType, row_bytes: Tensor) -> QuantWeight:
@@ -91,19 +96,20 @@ def weight_from_blocks(kind: BlockType, row_bytes: Tensor) -> QuantWeight:
 
 def dequantize(kind: BlockType, row_bytes: Tensor) -> Tensor:
     """float32 values (.., in) of packed rows, uint8 (.., bytes): a whole number of blocks a row."""
+    return block_format(kind).dequantize({"blocks": row_bytes})
+
+
+def reference_values(kind: BlockType, row_bytes: Tensor) -> Tensor:
+    """The same in NumPy."""
     blocks = row_bytes.cpu().contiguous().numpy().reshape(-1, kind.block_bytes)
     values = np.empty((len(blocks), kind.block_size), np.float32)
-    shape = (*row_bytes.shape[:-1], -1)
-    if kind.kernel is not None and kernels.available:
-        kind.kernel(blocks, values)
-        return torch.from_numpy(values).view(shape).to(row_bytes.device)
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # an infinite scale is the file's own business
         for start in range(0, len(blocks), BLOCKS_AT_ONCE):
             step = slice(start, start + BLOCKS_AT_ONCE)
             values[step] = kind.dequantize(blocks[step])
-    return torch.from_numpy(values).view(shape).to(row_bytes.device)
+    return torch.from_numpy(values).view(*row_bytes.shape[:-1], -1).to(row_bytes.device)
 
 
 def quantize_q8_0(values: Tensor) -> Tensor:

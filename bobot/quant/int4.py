@@ -13,19 +13,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bobot.quant.weight import Format, Parts, QuantWeight
+from bobot.quant.native import Packed, native_format
+from bobot.quant.weight import Parts, QuantWeight
 
 VALUES_PER_WORD = 8
 OFFSET = 8
 
 
-def _dequantize(parts: Parts) -> Tensor:
+def reference_values(parts: Parts) -> Tensor:
     packed, scales = parts["packed"], parts["scales"].float()
     values = unpack(packed).float().unflatten(-1, (scales.shape[-1], -1))
     return (values * scales.unsqueeze(-1)).flatten(-2)
 
 
-INT4 = Format("int4", _dequantize)
+def _packed(parts: Parts) -> Packed:
+    packed, scales = parts["packed"], parts["scales"]
+    group = packed.shape[-1] * VALUES_PER_WORD // scales.shape[-1]
+    return Packed("int4", packed.view(torch.uint8), scales, values_per_scale=group)
+
+
+INT4 = native_format("int4", reference_values, _packed)
 
 
 def weight_from_parts(packed: Tensor, scales: Tensor) -> QuantWeight:

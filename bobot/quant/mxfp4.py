@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bobot.quant.weight import Format, Parts, QuantWeight
+from bobot.quant.native import Packed, native_format
+from bobot.quant.weight import Parts, QuantWeight
 
 GROUP = 32
 BYTES_PER_GROUP = 16
@@ -23,14 +24,18 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The magnitudes of codes 0 to 7; codes 8 to 15 are the same with a minus sign."""
 
 
-def _dequantize(parts: Parts) -> Tensor:
+def reference_values(parts: Parts) -> Tensor:
     blocks, scales = parts["blocks"], parts["scales"]
     table = torch.tensor([*E2M1, *(-value for value in E2M1)], device=blocks.device)
     codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(-2)
     return torch.ldexp(table[codes.int()], (scales.int() - BIAS).unsqueeze(-1)).flatten(-2)
 
 
-MXFP4 = Format("mxfp4", _dequantize)
+def _packed(parts: Parts) -> Packed:
+    return Packed("mxfp4", parts["blocks"].flatten(-2), parts["scales"], values_per_scale=GROUP)
+
+
+MXFP4 = native_format("mxfp4", reference_values, _packed)
 
 
 def weight_from_parts(blocks: Tensor, scales: Tensor) -> QuantWeight:

@@ -16,6 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from bobot.quant.native import Packed, native_format
 from bobot.quant.weight import Format, Parts, QuantWeight
 
 LARGEST_INT8 = 127
@@ -27,7 +28,7 @@ def scaled(row_block: int, col_block: int) -> Format:
     partial.
     """
 
-    def dequantize(parts: Parts) -> Tensor:
+    def reference(parts: Parts) -> Tensor:
         values, scales = parts["values"], parts["scales"].float()
         rows, columns = values.shape[-2:]
         if row_block > 1:
@@ -36,8 +37,13 @@ def scaled(row_block: int, col_block: int) -> Format:
             scales = scales.repeat_interleave(col_block, dim=-1)[..., :columns]
         return values.float() * scales
 
+    def packed(parts: Parts) -> Packed:
+        values = parts["values"]
+        kernel = str(values.dtype).removeprefix("torch.")
+        return Packed(kernel, values.view(torch.uint8), parts["scales"], row_block, col_block)
+
     rows_per_entry = {"scales": row_block} if row_block > 1 else {}
-    return Format(f"scaled {row_block}x{col_block}", dequantize, rows_per_entry)
+    return native_format(f"scaled {row_block}x{col_block}", reference, packed, rows_per_entry)
 
 
 def weight_from_parts(

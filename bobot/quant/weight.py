@@ -21,13 +21,14 @@ class Format:
     """How a weight is stored. `dequantize` turns its parts into float32, of whatever leading shape.
 
     A part usually has one row per row of the weight; `rows_per_entry` says where it has one per so
-    many. `product(x_MK, parts)` is a faster x @ weight.T in float32 for few rows, where one exists.
+    many. `product(x_MK, parts)` is a faster x @ weight.T in float32 for few rows; None where there
+    is none for these parts.
     """
 
     name: str
     dequantize: Callable[[Parts], Tensor]
     rows_per_entry: Mapping[str, int] = field(default_factory=dict)
-    product: Callable[[Tensor, Parts], Tensor] | None = None
+    product: Callable[[Tensor, Parts], Tensor | None] | None = None
 
 
 @dataclass(frozen=True)

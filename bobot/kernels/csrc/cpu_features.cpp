@@ -14,7 +14,7 @@ static bool has_f16c() {
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-CpuFeatures cpu_features() {
+static CpuFeatures detect() {
     __builtin_cpu_init();
     const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
@@ -23,8 +23,13 @@ CpuFeatures cpu_features() {
 
 #else
 
-CpuFeatures cpu_features() { return {false, false}; }
+static CpuFeatures detect() { return {false, false}; }
 
 #endif
+
+const CpuFeatures& cpu_features() {
+    static const CpuFeatures found = detect();
+    return found;
+}
 
 }  // namespace bobot

@@ -9,6 +9,7 @@ struct CpuFeatures {
     bool avx512;  // AVX-512F, with all of the above
 };
 
-CpuFeatures cpu_features();
+// Asked once: in a virtual machine CPUID leaves the guest, which takes microseconds.
+const CpuFeatures& cpu_features();
 
 }  // namespace bobot
