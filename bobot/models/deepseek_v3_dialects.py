@@ -22,6 +22,7 @@ from bobot.models.config import (
     Fields,
     TensorSource,
     rope_from_hf,
+    rope_to_hf,
 )
 from bobot.models.deepseek_v3 import DeepseekV3Config, values_of
 from bobot.ops.rope import RopeParameters
@@ -37,6 +38,9 @@ _NOT_NEEDED = (
     "seq_aux",
 )
 """What training, the publisher's own code and its parallel form read."""
+
+_SIGMOID = 2
+"""expert_gating_func of llama.cpp."""
 
 
 def config_from_hf(source: TensorSource) -> DeepseekV3Config:
@@ -106,7 +110,7 @@ def config_from_gguf(source: TensorSource) -> DeepseekV3Config:
     fields.take_one_of("attention.head_count_kv", [1])
     fields.take_one_of("attention.key_length", [latent + rotary])
     fields.take_one_of("attention.value_length", [latent])
-    fields.take_one_of("expert_gating_func", [2])  # sigmoid
+    fields.take_one_of("expert_gating_func", [_SIGMOID])
     fields.take_one_of("nextn_predict_layers", [0], 0)
     fields.ignore("vocab_size")  # the embedding has the true number of rows
     num_experts = fields.take("expert_count", int, minimum=1)
@@ -187,6 +191,112 @@ def kv_b_from_halves(config: DeepseekV3Config, key: Weight, value: Weight) -> Te
     return torch.cat(halves, dim=1).flatten(0, 1)
 
 
+def halves_of_kv_b(config: DeepseekV3Config, weight: Weight) -> tuple[Tensor, Tensor]:
+    """The inverse of `kv_b_from_halves`; a packed weight becomes bf16."""
+    dtype = weight.dtype if isinstance(weight, Tensor) else torch.bfloat16
+    per_head = values_of(weight, dtype).unflatten(0, (config.num_attention_heads, -1))
+    key, value = per_head.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
+    return key.transpose(1, 2), value
+
+
+def settings_to_hf(config: DeepseekV3Config) -> dict[str, object]:
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "moe_intermediate_size",
+        "num_hidden_layers",
+        "first_k_dense_replace",
+        "num_attention_heads",
+        "q_lora_rank",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "v_head_dim",
+        "n_routed_experts",
+        "n_shared_experts",
+        "num_experts_per_tok",
+        "n_group",
+        "topk_group",
+        "norm_topk_prob",
+        "routed_scaling_factor",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+    )
+    return {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "hidden_act": "silu",
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "num_key_value_heads": config.num_attention_heads,
+        "attention_bias": False,
+        **{key: getattr(config, key) for key in same},
+        **rope_to_hf(config.rope, config.qk_rope_head_dim),
+    }
+
+
+def settings_to_gguf(config: DeepseekV3Config) -> dict[str, object]:
+    """Metadata of architecture `deepseek2`. llama.cpp takes 32 for yarn_beta_fast, whatever stands
+    there.
+    """
+    settings: dict[str, object] = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": 1,
+        "attention.kv_lora_rank": config.kv_lora_rank,
+        "attention.key_length": config.kv_lora_rank + config.qk_rope_head_dim,
+        "attention.value_length": config.kv_lora_rank,
+        "attention.key_length_mla": config.qk_nope_head_dim + config.qk_rope_head_dim,
+        "attention.value_length_mla": config.v_head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.dimension_count": config.qk_rope_head_dim,
+        "rope.freq_base": config.rope.theta,
+        "expert_count": config.n_routed_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "expert_shared_count": config.n_shared_experts,
+        "expert_feed_forward_length": config.moe_intermediate_size,
+        "expert_group_count": config.n_group,
+        "expert_group_used_count": config.topk_group,
+        "expert_gating_func": _SIGMOID,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_weights_norm": config.norm_topk_prob,
+        **_rope_to_gguf(config.rope),
+    }
+    if config.q_lora_rank is not None:
+        settings["attention.q_lora_rank"] = config.q_lora_rank
+    named = {f"deepseek2.{key}": value for key, value in settings.items()}
+    return {"general.architecture": "deepseek2", **named}
+
+
+def _rope_to_gguf(rope: RopeParameters) -> dict[str, object]:
+    if rope.kind == "default":
+        return {}
+    if rope.kind != "yarn" or not rope.truncate or rope.mscale != rope.mscale_all_dim:
+        raise ConfigError(
+            "rope_scaling is {found}; a GGUF of deepseek2 says yarn with rounded bounds and one "
+            "mscale.",
+            hint="Export it to hf.",
+            found=rope,
+        )
+    settings: dict[str, object] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope.factor,
+        "rope.scaling.original_context_length": rope.original_max_position_embeddings,
+        "rope.scaling.yarn_beta_fast": rope.beta_fast,
+        "rope.scaling.yarn_beta_slow": rope.beta_slow,
+    }
+    if rope.mscale_all_dim:
+        settings["rope.scaling.yarn_log_multiplier"] = 0.1 * rope.mscale_all_dim
+    return settings
+
+
 def _layers_behind(config: DeepseekV3Config) -> tuple[str, ...]:
     """DeepSeek-V3's layer 61 guesses a second token (multi-token prediction); it is not needed."""
     first = config.num_hidden_layers
@@ -226,6 +336,7 @@ DIALECTS: dict[str, Dialect] = {
         pairs={},
         ignored=(f"{_LAYER}self_attn.rotary_emb.inv_freq",),
         ignored_prefixes=_layers_behind,
+        settings=settings_to_hf,
     ),
     "gguf": Dialect(
         config=config_from_gguf,
@@ -243,9 +354,12 @@ DIALECTS: dict[str, Dialect] = {
             },
             f"{_LAYER}mlp.gate.e_score_correction_bias": "blk.{n}.exp_probs_b.bias",
             f"{_LAYER}self_attn.kv_b_proj.weight": Derived(
-                ("blk.{n}.attn_k_b.weight", "blk.{n}.attn_v_b.weight"), kv_b_from_halves
+                ("blk.{n}.attn_k_b.weight", "blk.{n}.attn_v_b.weight"),
+                kv_b_from_halves,
+                halves_of_kv_b,
             ),
         },
         pairs={},
+        settings=settings_to_gguf,
     ),
 }
