@@ -32,7 +32,7 @@ from bobot.errors import ConfigError
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
 from bobot.layers.norm import RMSNorm
-from bobot.ops.linear import linear
+from bobot.ops.linear import linear, product_dtype
 from bobot.ops.moe import mixture_of_experts
 from bobot.ops.rope import (
     RopeParameters,
@@ -163,11 +163,12 @@ class LatentAttention(nn.Module):
         )
         latent_T1C = self.kv_a_layernorm(latent_TC)[:, None]
         k_T1H = torch.cat((latent_T1C, rotate_pairs(k_rotary[:, None], cos, sin)), dim=-1)
-        key_NPC, value_NUC = self._halves_of_kv_b(x_TD.dtype)
-        q_TNC = torch.einsum("tnp,npc->tnc", q_TNP, key_NPC)
+        wide = product_dtype(x_TD)
+        key_NPC, value_NUC = self._halves_of_kv_b(wide)
+        q_TNC = torch.einsum("tnp,npc->tnc", q_TNP.to(wide), key_NPC).to(x_TD.dtype)
         q_TNH = torch.cat((q_TNC, rotate_pairs(q_rotary, cos, sin)), dim=-1)
         mixed_TNC = attn.attend(layer, self.spec, q_TNH, k_T1H, k_T1H[..., : c.kv_lora_rank])
-        out_TNU = torch.einsum("tnc,nuc->tnu", mixed_TNC, value_NUC)
+        out_TNU = torch.einsum("tnc,nuc->tnu", mixed_TNC.to(wide), value_NUC).to(x_TD.dtype)
         return self.o_proj(out_TNU.flatten(-2))
 
     def _queries(self, x_TD: Tensor) -> Tensor:
@@ -176,8 +177,8 @@ class LatentAttention(nn.Module):
         return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD)))
 
     def _halves_of_kv_b(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The key and the value part of every head. A packed weight is unpacked in each call: for
-        one token that is 2 % of the bytes that its experts take.
+        """The key and the value part of every head. A packed weight is unpacked in each call: it
+        is 2 % of what a token reads in a layer.
         """
         c = self.config
         weight = values_of(self.kv_b_proj.weight, dtype)

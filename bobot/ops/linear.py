@@ -26,13 +26,7 @@ def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Ten
     """
     if isinstance(weight_FD, QuantWeight):
         return _linear_of_packed(x_TD, weight_FD, bias_F)
-    if (
-        x_TD.dtype not in HALF_DTYPES
-        or x_TD.device.type != "cpu"
-        or x_TD.shape[0] < MIN_ROWS
-        or torch.is_grad_enabled()
-        or _has_fast_product(x_TD.dtype)
-    ):
+    if product_dtype(x_TD) == x_TD.dtype or x_TD.shape[0] < MIN_ROWS or torch.is_grad_enabled():
         return F.linear(x_TD, weight_FD, bias_F)
     return linear_in_float32(x_TD, weight_FD, bias_F)
 
@@ -65,6 +59,14 @@ def linear_in_float32(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None) ->
         values = weight.dequantize() if isinstance(weight, QuantWeight) else weight.float()
         out_TF[:, rows] = F.linear(x32_TD, values, bias)
     return out_TF
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch multiplies x fastest: its own, or float32 for 16 bits on a CPU that
+    has no product of them.
+    """
+    is_half_on_cpu = x.dtype in HALF_DTYPES and x.device.type == "cpu"
+    return torch.float32 if is_half_on_cpu and not _has_fast_product(x.dtype) else x.dtype
 
 
 @cache
