@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
+
+from bobot.text.parts import Kind, PartDelta
 
 
 class Piece(str):
@@ -20,16 +22,23 @@ class FakeModel:
         max_model_len: int = 100,
         template: str | None = "yes",
         name: str = "fake",
+        parts: Sequence[tuple[Kind, str]] = (),
     ) -> None:
+        """parts: (kind, text) of each part of an answer; of a call, "NAME ARGUMENTS"."""
         self.name = name
         self.fixed_answer = answer
+        self.parts = parts
         self.max_model_len = max_model_len
         self.num_parameters = 1_500_000
         self.last_stats: Any = None
         self.calls: list[dict[str, Any]] = []
         self.closed = 0
         self.default_sampling = {"temperature": 0.7}
-        self.tokenizer = SimpleNamespace(chat_template=template, encode_chat=self._encode_chat)
+        self.tokenizer = SimpleNamespace(
+            chat_template=template,
+            encode_chat=lambda messages, **options: self._encode_chat(messages),
+            takes=lambda variable: variable == "reasoning_effort" and bool(parts),
+        )
 
     def _encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
         return [0 for message in messages for _ in message["content"].split()]
@@ -37,10 +46,38 @@ class FakeModel:
     def encode(self, text: str) -> list[int]:
         return [0 for _ in text.split()]
 
-    def chat(self, messages: Any, stream: bool = False, **sampling: Any) -> Iterator[Piece]:
+    def answer(
+        self, messages: Any, stream: bool = False, **sampling: Any
+    ) -> Generator[PartDelta, None, None]:
         self.calls.append({"messages": messages, **sampling})
         answer = self.fixed_answer or f"You said: {messages[-1]['content']}"
-        return self._stream(answer, len(self._encode_chat(messages)), sampling)
+        parts = self.parts or [("text", answer)]
+        texts = [text for _, text in parts]
+        kinds = [number for number, text in enumerate(texts) for _ in text.split(" ")]
+        pieces = self._stream(" ".join(texts), len(self._encode_chat(messages)), sampling)
+        return self._deltas(parts, kinds, pieces)
+
+    def _deltas(
+        self, parts: Any, kinds: list[int], pieces: Iterator[Piece]
+    ) -> Generator[PartDelta, None, None]:
+        """Each piece as a delta of the part in which its word stands."""
+        before = -1
+        try:
+            for number, piece in zip(kinds, pieces, strict=False):
+                kind, is_first = parts[number][0], number != before
+                text = piece.lstrip(" ") if is_first and before >= 0 else str(piece)
+                name = text if is_first and kind == "tool_call" else ""
+                yield PartDelta(
+                    part=number,
+                    kind=kind,
+                    text="" if name else text,
+                    name=name,
+                    num_tokens=1,
+                    finish_reason=piece.finish_reason,
+                )
+                before = number
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
 
     def generate(self, prompt: str, **sampling: Any) -> Iterator[Piece]:
         self.calls.append({"prompt": prompt, **sampling})

@@ -1,4 +1,5 @@
-"""A model on this machine: weights, tokenizer and engine behind `logits`, `generate` and `chat`.
+"""A model on this machine: weights, tokenizer and engine behind `logits`, `generate`, `chat` and
+`answer`.
 
     model = bobot.load("path-or-name")
     for piece in model.generate("Once upon a time", max_tokens=64, temperature=0.8, seed=1):
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -19,12 +20,16 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from bobot.chat.answer import Answer
 from bobot.chat.stop_strings import StopStrings
+from bobot.chat.token_reader import Parser, PlainText, Step, TokenReader
 from bobot.engine import Engine, EngineConfig, SamplingParams, TokenOutput
 from bobot.errors import NotFoundError, RequestError, TemplateError, TokenizerError, UsageError
 from bobot.hub import resolve
 from bobot.layers.context import PackedAttention
 from bobot.text import Detokenizer, Tokenizer, load_tokenizer
+from bobot.text.answer_parser import answer_parser
+from bobot.text.parts import PartDelta
 from bobot.weights.load import LoadReport, Progress, load_model
 
 Message = Mapping[str, Any]
@@ -33,8 +38,8 @@ Message = Mapping[str, Any]
 class Piece(str):
     """A bit of an answer: a string that also knows its tokens.
 
-    One piece per token; its text is empty while a character is incomplete or a stop string may have
-    begun.
+    One piece per token; its text is empty while a character is incomplete, a stop string may have
+    begun, or the model reasons or calls a tool.
     """
 
     ids: list[int]
@@ -43,16 +48,16 @@ class Piece(str):
     logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...] | None
     finish_reason: str | None
-    """stop or length on the last piece of an answer."""
+    """stop, length or tool_calls on the last piece of an answer."""
 
     @classmethod
-    def make(cls, text: str, output: TokenOutput, finish_reason: str | None) -> Piece:
-        piece = cls(text)
+    def of(cls, step: Step) -> Piece:
+        piece, output = cls(step.text), step.output
         piece.ids = [] if output.token_id is None else [output.token_id]
         piece.index = output.index
         piece.logprob = output.logprob
         piece.top_logprobs = output.top_logprobs
-        piece.finish_reason = finish_reason
+        piece.finish_reason = step.finish_reason
         return piece
 
 
@@ -185,26 +190,102 @@ class LocalModel:
         Closing the iterator, or Ctrl-C while it runs, frees what the request held.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else self._checked(prompt)
-        return self._start(ids, stop, sampling, opens_text=False)
+        tokenizer = self.tokenizer
+
+        def parser() -> Parser:
+            return PlainText(
+                None if tokenizer is None else Detokenizer(tokenizer, opens_text=False)
+            )
+
+        return _pieces(self._start(ids, stop, sampling, parser))
 
     @overload
     def chat(
-        self, messages: Sequence[Message], stream: Literal[False] = False, **sampling: Any
+        self,
+        messages: Sequence[Message],
+        stream: Literal[False] = False,
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
     ) -> str: ...
     @overload
     def chat(
-        self, messages: Sequence[Message], stream: Literal[True], **sampling: Any
+        self,
+        messages: Sequence[Message],
+        stream: Literal[True],
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
     ) -> Iterator[Piece]: ...
     def chat(
-        self, messages: Sequence[Message], stream: bool = False, **sampling: Any
+        self,
+        messages: Sequence[Message],
+        stream: bool = False,
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
     ) -> str | Iterator[Piece]:
-        """The answer to a conversation (`role` and `content` of each message): text, or pieces if
-        `stream`.
+        """The answer to a conversation: what the user reads of it, or pieces if `stream`.
 
-        Starts from the publisher's recommended sampling. Raises TemplateError where the model has
-        no template or its template refuses the conversation, RequestError where it does not fit the
-        context.
+        messages and tools as in OpenAI's API; reasoning_effort low, medium or high where the model
+        knows it. Starts from the publisher's recommended sampling. Raises TemplateError where the
+        model has no template or its template refuses the conversation, RequestError where it does
+        not fit the context.
         """
+        pieces = _pieces(self._start_chat(messages, tools, reasoning_effort, sampling))
+        return pieces if stream else "".join(pieces)
+
+    @overload
+    def answer(
+        self,
+        messages: Sequence[Message],
+        stream: Literal[False] = False,
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        messages: Sequence[Message],
+        stream: Literal[True],
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
+    ) -> Generator[PartDelta, None, None]: ...
+    def answer(
+        self,
+        messages: Sequence[Message],
+        stream: bool = False,
+        *,
+        tools: Sequence[Mapping] | None = None,
+        reasoning_effort: str | None = None,
+        **sampling: Any,
+    ) -> Answer | Generator[PartDelta, None, None]:
+        """Like chat, with reasoning and tool calls: an Answer, or the deltas of its parts if
+        `stream`. Raises RequestError for more than one answer (n)."""
+        if sampling.get("n", 1) != 1:
+            raise RequestError(
+                "n is {found}; answer gives one answer.",
+                hint="Use chat for several, or ask several times.",
+                found=sampling["n"],
+            )
+        deltas = _deltas(self._start_chat(messages, tools, reasoning_effort, sampling))
+        as_text = self._need_tokenizer().takes_argument_text
+        return deltas if stream else Answer.of(deltas, arguments_as_text=as_text)
+
+    def _start_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping] | None,
+        reasoning_effort: str | None,
+        sampling: dict[str, Any],
+    ) -> Generator[Step, None, None]:
         tokenizer = self._need_tokenizer()
         if tokenizer.chat_template is None:
             raise TemplateError(
@@ -212,35 +293,45 @@ class LocalModel:
                 hint="Use generate (bobot run --raw), or an instruct model.",
                 name=self.name,
             )
-        ids = tokenizer.encode_chat([dict(message) for message in messages])
+        if tools and not tokenizer.takes("tools"):
+            raise RequestError(
+                "{name} takes no tools: its chat template does not show them.", name=self.name
+            )
+        options: dict[str, Any] = {}
+        if reasoning_effort is not None:
+            options["reasoning_effort"] = reasoning_effort
+        if options and not tokenizer.takes("reasoning_effort"):
+            raise RequestError(
+                "{name} has no reasoning effort to set: its chat template knows none.",
+                hint="Leave it out.",
+                name=self.name,
+            )
+        ids = tokenizer.encode_chat([dict(message) for message in messages], tools, **options)
         sampling = {"max_tokens": None, **self.default_sampling, **sampling}
-        pieces = self._start(ids, sampling.pop("stop", ()), sampling, opens_text=True)
-        return pieces if stream else "".join(pieces)
+
+        def parser() -> Parser:
+            return answer_parser(tokenizer, tools=tools, prompt_ids=ids)
+
+        return self._start(ids, sampling.pop("stop", ()), sampling, parser)
 
     def _start(
         self,
         ids: list[int],
         stop: str | Sequence[str],
         sampling: dict[str, Any],
-        *,
-        opens_text: bool,
-    ) -> Iterator[Piece]:
-        """A stream whose parameters are checked now, not at its first piece."""
+        new_parser: Callable[[], Parser],
+    ) -> Generator[Step, None, None]:
+        """A stream whose parameters are checked now, not at its first token."""
         params = _params(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        tokenizer = self._need_tokenizer() if stops else self.tokenizer
-        answers = [
-            _Answer(
-                None if tokenizer is None else Detokenizer(tokenizer, opens_text=opens_text),
-                StopStrings(stops),
-            )
-            for _ in range(params.n)
-        ]
-        return self._stream(ids, params, answers)
+        if stops:
+            self._need_tokenizer()
+        readers = [TokenReader(new_parser(), StopStrings(stops)) for _ in range(params.n)]
+        return self._stream(ids, params, readers)
 
     def _stream(
-        self, ids: list[int], params: SamplingParams, answers: list[_Answer]
-    ) -> Iterator[Piece]:
+        self, ids: list[int], params: SamplingParams, readers: list[TokenReader]
+    ) -> Generator[Step, None, None]:
         start = time.perf_counter()
         first = last = None
         num_tokens = num_cached = 0
@@ -248,19 +339,19 @@ class LocalModel:
         request_id = self.engine.add(ids, params)
         self._outputs[request_id] = deque()
         try:
-            while not all(answer.is_finished for answer in answers):
+            while not all(reader.is_finished for reader in readers):
                 output = self._next_output(request_id)
                 last = time.perf_counter()
                 first = first or last
-                answer = answers[output.index]
-                if answer.is_finished:
+                reader = readers[output.index]
+                if reader.is_finished:
                     continue
                 num_tokens += 1
                 if output.index == 0:  # the others find the prompt that the first one computed
                     num_cached = output.num_cached_tokens
-                piece = answer.push(output)
-                finish_reason = piece.finish_reason or finish_reason
-                yield piece
+                step = reader.push(output)
+                finish_reason = step.finish_reason or finish_reason
+                yield step
         finally:
             self.engine.abort(request_id)
             del self._outputs[request_id]
@@ -311,26 +402,20 @@ class LocalModel:
         return self.tokenizer
 
 
-class _Answer:
-    """One answer on its way from tokens to text."""
+def _pieces(steps: Generator[Step, None, None]) -> Iterator[Piece]:
+    try:
+        for step in steps:
+            yield Piece.of(step)
+    finally:
+        steps.close()
 
-    def __init__(self, detokenizer: Detokenizer | None, stop: StopStrings) -> None:
-        self.detokenizer = detokenizer
-        self.stop = stop
-        self.is_finished = False
 
-    def push(self, output: TokenOutput) -> Piece:
-        finish_reason: str | None = output.finish_reason
-        text = ""
-        if self.detokenizer is not None:
-            if output.token_id is not None and finish_reason != "stop":
-                text = self.stop.push(self.detokenizer.push(output.token_id))
-            if finish_reason is not None:
-                text += self.stop.push(self.detokenizer.finish()) + self.stop.finish()
-        if self.stop.is_hit:
-            finish_reason = "stop"
-        self.is_finished = finish_reason is not None
-        return Piece.make(text, output, finish_reason)
+def _deltas(steps: Generator[Step, None, None]) -> Generator[PartDelta, None, None]:
+    try:
+        for step in steps:
+            yield from step.deltas
+    finally:
+        steps.close()
 
 
 def _params(sampling: dict[str, Any]) -> SamplingParams:

@@ -1,4 +1,6 @@
-"""One message of a conversation, the same for every model: a role and a text."""
+"""One message of a conversation, the same for every model: a role, a text, and the reasoning before
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,13 @@ ROLES = ("system", "user", "assistant")
 class Message:
     role: str
     content: str
+    reasoning: str = ""
+    """What the model thought first; its chat template decides whether it sees it again."""
 
     def as_dict(self) -> dict[str, str]:
         """The form that chat templates and OpenAI's API take."""
-        return {"role": self.role, "content": self.content}
+        reasoning = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": self.role, "content": self.content, **reasoning}
 
 
 def parse_messages(values: Iterable[object]) -> list[Message]:
@@ -42,4 +47,7 @@ def _parse(index: int, value: object) -> Message:
         )
     if not isinstance(content, str):
         raise RequestError("messages[{index}].content must be a text.", index=index)
-    return Message(role, content)
+    reasoning = value.get("reasoning_content", "")
+    if not isinstance(reasoning, str):
+        raise RequestError("messages[{index}].reasoning_content must be a text.", index=index)
+    return Message(role, content, reasoning)

@@ -3,10 +3,10 @@ no file.
 
     session = Session()
     session.ask("halo")
-    for piece in session.reply(model): ...      # the answer joins the conversation
+    for delta in session.reply(model): ...      # the answer joins the conversation
 
 The messages alternate user, assistant; a last user message without an answer is *pending*: reply()
-answers it.
+answers it. No tools are run here: a model that calls one is quoted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 
 from bobot.chat import persona
 from bobot.chat.messages import Message, parse_messages
+from bobot.chat.readable import from_pieces, readable
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import BobotError, RequestError, UsageError
+from bobot.text.parts import PartDelta, joined, parts_of
 
 SETTINGS: dict[str, type] = {
     "temperature": float,
@@ -32,6 +34,8 @@ SETTINGS: dict[str, type] = {
 }
 """What `set` changes; the allowed ranges are those of SamplingParams."""
 
+EFFORTS = ("low", "medium", "high")
+
 
 class Session:
     """One conversation with its persona and its sampling settings."""
@@ -42,6 +46,8 @@ class Session:
         self.own_system: str | None = None
         """The system prompt of /system; None: that of the persona."""
         self.settings: dict[str, Any] = {}
+        self.reasoning_effort: str | None = None
+        """One of EFFORTS; None: the model's own."""
         self.name: str | None = None
         """Under which it is saved; None until it is."""
 
@@ -121,6 +127,26 @@ class Session:
         """
         return {"max_tokens": None, **self.settings}
 
+    def set_reasoning_effort(self, text: str, model: Any = None) -> None:
+        """Sets how long the model thinks; "default" leaves it to the model. Raises UsageError for
+        another value, or where this model has no such setting.
+        """
+        if text not in (*EFFORTS, "default"):
+            raise UsageError(
+                "reasoning effort is {value!r}; allowed: {allowed}.",
+                value=text,
+                allowed=", ".join((*EFFORTS, "default")),
+            )
+        if model is not None and not takes_effort(model):
+            raise UsageError("{model} has no reasoning effort to set.", model=model.name)
+        self.reasoning_effort = None if text == "default" else text
+
+    @property
+    def last_reasoning(self) -> str:
+        """What the model thought before its last answer; empty if nothing."""
+        answers = [message for message in self.messages if message.role == "assistant"]
+        return answers[-1].reasoning if answers else ""
+
     # ------------------------------------------------------------------ generation
 
     def prompt(self, language: str) -> list[dict[str, str]]:
@@ -133,11 +159,12 @@ class Session:
         """How many tokens the conversation takes now, the start of the answer included."""
         if not has_template(model):
             return len(model.encode(self._plain_text()))
-        return len(model.tokenizer.encode_chat(self.prompt(language)))
+        return len(model.tokenizer.encode_chat(self.prompt(language), **self._effort(model)))
 
-    def reply(self, model: Any, language: str = "en") -> Generator[Any, None, None]:
-        """The pieces of the answer to the pending question. What was yielded becomes the answer,
-        also when the caller stops early; with nothing yielded the question stays pending.
+    def reply(self, model: Any, language: str = "en") -> Generator[PartDelta, None, None]:
+        """The deltas of the answer to the pending question, text and reasoning. What was yielded
+        becomes the answer, also when the caller stops early; without a text the question stays
+        pending.
 
         A model without a chat template continues the text of the conversation. Raises the model's
         errors.
@@ -145,18 +172,26 @@ class Session:
         if not self.pending:
             raise RequestError("the conversation has no question to answer.")
         if has_template(model):
-            pieces = model.chat(self.prompt(language), stream=True, **self.sampling())
+            prompt, options = self.prompt(language), self._effort(model) | self.sampling()
+            deltas = readable(model.answer(prompt, stream=True, **options))
         else:
-            pieces = model.generate(self._plain_text(), **self.sampling())
-        parts: list[str] = []
+            deltas = from_pieces(model.generate(self._plain_text(), **self.sampling()))
+        seen: list[PartDelta] = []
         try:
-            for piece in pieces:
-                parts.append(str(piece))
-                yield piece
+            for delta in deltas:
+                seen.append(delta)
+                yield delta
         finally:
-            pieces.close()
-            if any(parts):
-                self.messages.append(Message("assistant", "".join(parts)))
+            deltas.close()
+            if text := "".join(delta.text for delta in seen if delta.kind == "text"):
+                reasoning = joined(parts_of(seen), "reasoning")
+                self.messages.append(Message("assistant", text, reasoning))
+
+    def _effort(self, model: Any) -> dict[str, Any]:
+        """A model that knows no reasoning effort is asked without it."""
+        if self.reasoning_effort is None or not takes_effort(model):
+            return {}
+        return {"reasoning_effort": self.reasoning_effort}
 
     def trim(self, model: Any, language: str = "en") -> int:
         """Drops the oldest turns until the conversation fills at most half the model's context;
@@ -197,6 +232,7 @@ class Session:
             "persona_system": self.persona.system,
             "system": self.own_system,
             "settings": self.settings,
+            "reasoning_effort": self.reasoning_effort,
             "messages": [message.as_dict() for message in self.messages],
         }
 
@@ -217,6 +253,7 @@ class Session:
         session.own_system = None if values["system"] is None else str(values["system"])
         for key, value in values["settings"].items():
             session.set(key, str(value))
+        session.set_reasoning_effort(values.get("reasoning_effort") or "default")
         session.messages = parse_messages(values["messages"])
         return session
 
@@ -224,6 +261,11 @@ class Session:
 def has_template(model: Any) -> bool:
     """Whether the model's folder has a chat template, so that it can take turns."""
     return model.tokenizer is not None and model.tokenizer.chat_template is not None
+
+
+def takes_effort(model: Any) -> bool:
+    """Whether the model's chat template can be told how long to think."""
+    return has_template(model) and model.tokenizer.takes("reasoning_effort")
 
 
 def _number(name: str, text: str) -> float | int:

@@ -138,6 +138,15 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help=tr("stop after N tokens"))
 
 
+def add_reasoning_effort(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reasoning-effort",
+        choices=("low", "medium", "high"),
+        metavar="LEVEL",
+        help=tr("how long the model thinks: low, medium or high"),
+    )
+
+
 def sampling_of(args: argparse.Namespace) -> dict[str, float | int]:
     """The sampling options that were given; those left out keep the model's own defaults."""
     values = {name: getattr(args, name) for name in SAMPLING}

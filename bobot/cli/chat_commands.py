@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bobot.chat import persona
-from bobot.chat.session import SETTINGS
+from bobot.chat.session import EFFORTS, SETTINGS
 from bobot.cli.run import stats_line
+from bobot.cli.sanitize import sanitize
 from bobot.cli.table import facts, table
 from bobot.errors import UsageError
 from bobot.messages import LANGUAGES, tr
@@ -38,6 +39,10 @@ def help_lines() -> list[tuple[str, str]]:
         (
             "/set [NAME VALUE]",
             tr("show or change temperature, top_p, seed ...; VALUE default resets it"),
+        ),
+        (
+            "/reasoning [LEVEL]",
+            tr("show what the model thought; LEVEL low, medium, high, default: how long it thinks"),
         ),
         ("/stats [on|off]", tr("speed and size of the last answer; on: after each one")),
         ("/save [NAME]", tr("save the conversation under a name")),
@@ -100,6 +105,7 @@ class Commands:
             ),
             "lang": lambda: list(LANGUAGES),
             "stats": lambda: ["on", "off"],
+            "reasoning": lambda: [*EFFORTS, "default"],
             "system": lambda: ["off"],
         }
         return values[command]() if command in values else []
@@ -202,6 +208,16 @@ class Commands:
         else:
             self.chat.say(stats_line(self.chat.model.last_stats))
             self.chat.say(tr("context: {usage}", usage=self.chat.usage()))
+
+    def reasoning(self, argument: str) -> None:
+        session = self.chat.session
+        if argument:
+            session.set_reasoning_effort(argument, self.chat.model)
+            effort = session.reasoning_effort or tr("default")
+            self.chat.say(tr("Reasoning effort: {effort}.", effort=effort))
+        else:
+            thought = sanitize(session.last_reasoning.strip())
+            self.chat.say(thought or tr("The last answer came without reasoning."))
 
     def lang(self, argument: str) -> None:
         if argument and argument not in LANGUAGES:

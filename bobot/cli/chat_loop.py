@@ -9,7 +9,7 @@ from typing import Any
 
 from bobot.chat.archive import Archive
 from bobot.chat.persona import DEFAULT
-from bobot.chat.session import Session, has_template
+from bobot.chat.session import Session, has_template, takes_effort
 from bobot.cli.chat_commands import Commands, parse
 from bobot.cli.run import stats_line
 from bobot.cli.screen import PROMPT, Screen
@@ -17,6 +17,7 @@ from bobot.cli.stopping import Stopping
 from bobot.cli.table import count_text
 from bobot.errors import BobotError, StorageError, TemplateError, UsageError
 from bobot.messages import tr
+from bobot.text.parts import PartDelta
 
 
 class Chat:
@@ -84,8 +85,8 @@ class Chat:
         stopping = Stopping()
         try:
             with stopping:
-                pieces = self.session.reply(self.model, tr.language)
-                self.screen.answer(stopping.until_stopped(pieces))
+                deltas = self.session.reply(self.model, tr.language)
+                self.screen.answer(stopping.until_stopped(deltas))
         except KeyboardInterrupt:  # the second one: the first piece is still being computed
             pass
         self.autosave()
@@ -119,8 +120,10 @@ class Chat:
         stats = self.model.last_stats
         if is_stopped:
             self.say(tr("Stopped. /retry answers again."))
-        elif self.session.pending:
+        elif self.session.pending and stats.finish_reason != "length":
             self.say(tr("The model gave an empty answer. /retry asks again."))
+        elif stats.finish_reason == "tool_calls":
+            self.say(tr("The model called a tool; this chat runs none."))
         elif stats.finish_reason == "length" and "max_tokens" in self.session.settings:
             self.say(tr("Cut at max_tokens; /set max_tokens default lifts the limit."))
         elif stats.finish_reason == "length":
@@ -181,7 +184,7 @@ class Chat:
             if message.role == "user":
                 self.screen.say(PROMPT + message.content.replace("\n", "\n... "))
             else:
-                self.screen.answer(iter([message.content]))
+                self.screen.answer(iter([PartDelta(part=0, kind="text", text=message.content)]))
         self.say(
             tr("{count} turns of {name}.", count=self.session.num_turns, name=self.session.name)
         )
@@ -191,6 +194,9 @@ class Chat:
     def change_model(self, name: str) -> None:
         """Goes on with another model; the old one stays when loading fails."""
         self.model = self.load_model(name)
+        if self.session.reasoning_effort is not None and not takes_effort(self.model):
+            self.session.reasoning_effort = None
+            self.say(tr("{model} has no reasoning effort to set.", model=self.model.name))
 
     def need_archive(self) -> Archive:
         if self.archive is None:

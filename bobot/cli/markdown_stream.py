@@ -1,7 +1,7 @@
 """Markdown on a terminal while it is still being written.
 
-Finished blocks are printed for good; only the last, unfinished block is drawn again, in one write,
-on the lines it occupies. Nothing that has scrolled away is touched: of a block taller than the
+Finished blocks are printed for good; only the last, unfinished block is drawn again on the lines it
+occupies (see live_lines.py). Nothing that has scrolled away is touched: of a block taller than the
 window the upper lines are printed for good as well. Limit: text that changes the look of lines
 already printed (a table row that widens a column of a very long table) changes only what follows.
 """
@@ -11,16 +11,14 @@ from __future__ import annotations
 import re
 import time
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Heading, Markdown
 from rich.text import Text
 
+from bobot.cli.live_lines import REDRAW_S, LiveLines
 from bobot.cli.sanitize import sanitize
 
-REDRAW_S = 0.06
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
-_SYNCHRONIZED = "\x1b[?2026h{}\x1b[?2026l"
 
 
 def split_blocks(text: str) -> tuple[list[str], str]:
@@ -86,17 +84,18 @@ def render(console: Console, text: str) -> list[str]:
 
 
 class MarkdownStream:
-    """One answer on its way to the terminal: push(text) as it comes, finish() at the end."""
+    """One answer on its way to the terminal: push(text) as it comes, finish() at the end, or before
+    others draw on the same lines.
+    """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, lines: LiveLines) -> None:
+        self.lines = lines
+        self.console = lines.console
         self.tail = ""
         self.num_printed = 0
         """Lines of the unfinished block that are printed for good."""
-        self.live: list[str] = ["\x1b[2m...\x1b[0m"]
         self.drawn_at = 0.0
         self.has_block = False
-        self._write("".join(f"{line}\n" for line in self.live))
 
     def push(self, text: str) -> None:
         self.tail += sanitize(text)
@@ -122,7 +121,7 @@ class MarkdownStream:
             final += tail[:too_many]
             self.num_printed += too_many
             tail = tail[too_many:]
-        self._replace(final, tail)
+        self.lines.replace(final, tail)
         self.drawn_at = time.monotonic()
 
     def _separated(self, lines: list[str]) -> list[str]:
@@ -131,18 +130,3 @@ class MarkdownStream:
         """
         lines = ["", *lines] if self.has_block else lines
         return lines[self.num_printed :]
-
-    def _replace(self, final: list[str], live: list[str]) -> None:
-        """Wipes the live lines, prints `final` for good and `live` below, all in one write."""
-        up = sum(self._rows(line) for line in self.live)
-        head = f"\x1b[{up}A\r\x1b[J" if up else ""
-        self._write(_SYNCHRONIZED.format(head + "".join(f"{line}\n" for line in final + live)))
-        self.live = live
-
-    def _rows(self, line: str) -> int:
-        """Rows the line takes now: a narrowed window folds what was drawn in a wider one."""
-        return max(1, -(-cell_len(Text.from_ansi(line).plain) // max(1, self.console.width)))
-
-    def _write(self, text: str) -> None:
-        self.console.file.write(text)
-        self.console.file.flush()

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Generator
 from typing import Any
 
-from bobot.cli.arguments import add_sampling, sampling_of
+from bobot.cli.arguments import add_reasoning_effort, add_sampling, sampling_of
 from bobot.cli.loading import check_sampling, load_model
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
 from bobot.errors import UsageError
 from bobot.hub.names import names_model
 from bobot.messages import tr
+from bobot.text.parts import PartDelta
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", metavar="TEXT", help=tr("the system prompt"))
     add_sampling(parser)
+    add_reasoning_effort(parser)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
     )
@@ -59,17 +61,17 @@ def run(args: argparse.Namespace) -> int:
     sampling = _sampling(args)
     model = load_model(name)
     with Stopping() as stopping:
-        pieces = _pieces(model, prompt, args, sampling)
-        parts = []
-        for piece in stopping.until_stopped(pieces):
-            parts.append(str(piece))
-            if not args.json:
-                _write(str(piece))
-    text = "".join(parts)
+        seen = []
+        for delta in stopping.until_stopped(_deltas(model, prompt, args, sampling)):
+            seen.append(delta)
+            if delta.kind == "text" and not args.json:
+                _write(delta.text)
+    text = "".join(delta.text for delta in seen if delta.kind == "text")
     if not args.json and not text.endswith("\n"):
         print()
     if not stopping.is_stopped:
-        _finish(model, text, args)
+        reasoning = "".join(delta.text for delta in seen if delta.kind == "reasoning")
+        _finish(model, text, reasoning, args)
     return 130 if stopping.is_stopped else 0
 
 
@@ -128,24 +130,38 @@ def _standard_input() -> str:
         ) from None
 
 
-def _pieces(
+def _deltas(
     model: Any, prompt: str, args: argparse.Namespace, sampling: dict[str, Any]
-) -> Generator[Any, None, None]:
+) -> Generator[PartDelta, None, None]:
     stop = tuple(args.stop or ())
+    from bobot.chat.readable import from_pieces, readable
     from bobot.chat.session import has_template  # with torch behind it
 
     if args.raw or not has_template(model):
-        if args.system is not None:
-            raise UsageError(
-                "--system needs a chat template, and here the prompt is continued as plain text.",
-                hint="Leave --system out and begin the prompt with that text.",
-            )
+        _refuse_chat_options(args)
         if not args.raw and model.tokenizer is not None:
             _tell(tr("{model} has no chat template: it continues your text.", model=model.name))
-        return model.generate(prompt, stop=stop, **sampling)
+        return from_pieces(model.generate(prompt, stop=stop, **sampling))
     system = [] if args.system is None else [{"role": "system", "content": args.system}]
     messages = [*system, {"role": "user", "content": prompt}]
-    return model.chat(messages, stream=True, stop=stop, **sampling)
+    if args.reasoning_effort is not None:
+        sampling = {**sampling, "reasoning_effort": args.reasoning_effort}
+    return readable(model.answer(messages, stream=True, stop=stop, **sampling))
+
+
+def _refuse_chat_options(args: argparse.Namespace) -> None:
+    """What only a chat template can write into the prompt."""
+    if args.system is not None:
+        raise UsageError(
+            "--system needs a chat template, and here the prompt is continued as plain text.",
+            hint="Leave --system out and begin the prompt with that text.",
+        )
+    if args.reasoning_effort is not None:
+        raise UsageError(
+            "--reasoning-effort needs a chat template, and here the prompt is continued as plain"
+            " text.",
+            hint="Leave it out.",
+        )
 
 
 def _write(text: str) -> None:
@@ -158,10 +174,10 @@ def _tell(line: str) -> None:
     print(f"bobot: {line}", file=sys.stderr)
 
 
-def _finish(model: Any, text: str, args: argparse.Namespace) -> None:
+def _finish(model: Any, text: str, reasoning: str, args: argparse.Namespace) -> None:
     stats = model.last_stats
     if args.json:
-        print(json.dumps(_report(model, text), ensure_ascii=False))
+        print(json.dumps(_report(model, text, reasoning), ensure_ascii=False))
     if stats.finish_reason == "length" and args.max_tokens is None:
         _tell(
             tr(
@@ -174,13 +190,14 @@ def _finish(model: Any, text: str, args: argparse.Namespace) -> None:
         _tell(stats_line(stats))
 
 
-def _report(model: Any, text: str) -> dict[str, Any]:
-    """The words of OpenAI's usage object."""
+def _report(model: Any, text: str, reasoning: str) -> dict[str, Any]:
+    """The words of OpenAI's usage object; `reasoning` only where the model thought."""
     stats = model.last_stats
     prompt, completion = stats.num_prompt_tokens, stats.num_completion_tokens
     return {
         "model": model.name,
         "text": text,
+        **({"reasoning": reasoning} if reasoning else {}),
         "finish_reason": stats.finish_reason,
         "usage": {
             "prompt_tokens": prompt,

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
+from bobot.messages import tr
+from bobot.text.parts import PartDelta
 
 PROMPT = ">>> "
 CONTINUATION = "... "
@@ -30,8 +32,8 @@ class Screen(Protocol):
         """
         ...
 
-    def answer(self, pieces: Iterator[str]) -> None:
-        """Shows an answer as it comes."""
+    def answer(self, deltas: Iterator[PartDelta]) -> None:
+        """Shows an answer, reasoning and text, as it comes."""
         ...
 
     def say(self, text: str) -> None: ...
@@ -49,6 +51,11 @@ def unquote(entry: str) -> str:
     """`entry` without the three quotes around it."""
     match = re.fullmatch(r'\s*"""\n?(.*?)\n?"""\s*', entry, re.DOTALL)
     return match[1] if match else entry
+
+
+def thought_line(num_tokens: int) -> str:
+    """What stands in place of the reasoning when it has ended."""
+    return tr("Thought for {count} tokens; /reasoning shows it.", count=num_tokens)
 
 
 class PlainScreen:
@@ -92,10 +99,18 @@ class PlainScreen:
                 byte=data[error.start],
             ) from None
 
-    def answer(self, pieces: Iterator[str]) -> None:
+    def answer(self, deltas: Iterator[PartDelta]) -> None:
+        """Reasoning is left out; a person is told how long it was."""
         is_terminal = sys.stdout.isatty()
-        for piece in pieces:
-            sys.stdout.write(sanitize(piece) if is_terminal else str(piece))
+        num_thought = 0
+        for delta in deltas:
+            if delta.kind == "reasoning":
+                num_thought += delta.num_tokens
+                continue
+            if num_thought and delta.text and self.is_interactive:
+                self.say(thought_line(num_thought))
+                num_thought = 0
+            sys.stdout.write(sanitize(delta.text) if is_terminal else delta.text)
             sys.stdout.flush()
         print(flush=True)
 

@@ -21,9 +21,12 @@ from prompt_toolkit.styles import Style
 from rich.console import Console
 
 from bobot.cli.echo import without_echo
+from bobot.cli.live_lines import LiveLines
 from bobot.cli.markdown_stream import MarkdownStream
 from bobot.cli.screen import CONTINUATION, PROMPT, is_open, unquote
+from bobot.cli.thinking import Thinking
 from bobot.paths import make_private_folder, storage_error
+from bobot.text.parts import PartDelta
 
 STYLE = Style.from_dict({"prompt": "bold", "bottom-toolbar": "noreverse fg:ansibrightblack"})
 
@@ -60,14 +63,26 @@ class Terminal:
             )
         )
 
-    def answer(self, pieces: Iterator[str]) -> None:
+    def answer(self, deltas: Iterator[PartDelta]) -> None:
         print(flush=True)
         with without_echo():
-            stream = MarkdownStream(self.console)
+            lines = LiveLines(self.console)
+            stream, thinking = MarkdownStream(lines), None
             try:
-                for piece in pieces:
-                    stream.push(piece)
+                for delta in deltas:
+                    if delta.kind == "reasoning":
+                        if thinking is None:
+                            stream.finish()
+                            thinking = Thinking(lines)
+                        thinking.push(delta.text, delta.num_tokens)
+                        continue
+                    if thinking is not None and delta.text:
+                        thinking.finish()
+                        thinking = None
+                    stream.push(delta.text)
             finally:
+                if thinking is not None:
+                    thinking.finish()
                 stream.finish()
         print(flush=True)
 

@@ -51,7 +51,7 @@ class HarmonyFormat:
         self.published = published
 
     def takes(self, variable: str) -> bool:
-        return variable in ("reasoning_effort", "model_identity")
+        return variable in ("tools", "reasoning_effort", "model_identity")
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
         """The prompt; `now` is the clock of its date. Raises TemplateError for what can't be

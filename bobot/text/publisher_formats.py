@@ -26,7 +26,7 @@ class PublisherFormat:
         self.takes_argument_text = True
 
     def takes(self, variable: str) -> bool:
-        return False
+        return variable == "tools"  # or refuses them itself
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
         """The prompt; TemplateError where the publisher's code refuses the conversation."""

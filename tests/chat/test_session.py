@@ -30,9 +30,9 @@ def test_reply_sends_the_conversation_and_keeps_the_answer() -> None:
 def test_answer_stopped_in_the_middle_stays_in_the_conversation() -> None:
     session, model = Session(), FakeModel(answer="a b c d")
     session.ask("go")
-    pieces = session.reply(model)
-    assert [next(pieces), next(pieces)] == ["a", " b"]
-    pieces.close()
+    deltas = session.reply(model)
+    assert [next(deltas).text, next(deltas).text] == ["a", " b"]
+    deltas.close()
     assert contents(session) == ["go", "a b"]
     assert model.closed == 1, "the model's own iterator was not closed"
 

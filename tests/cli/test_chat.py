@@ -18,6 +18,7 @@ from bobot.cli.chat_commands import help_lines, names, parse
 from bobot.cli.chat_loop import Chat
 from bobot.errors import NotFoundError, TemplateError
 from bobot.messages import tr
+from bobot.text.parts import PartDelta
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -39,8 +40,8 @@ class Person:
             raise entry
         return entry
 
-    def answer(self, pieces: Iterator[str]) -> None:
-        self.seen.append("".join(pieces))
+    def answer(self, deltas: Iterator[PartDelta]) -> None:
+        self.seen.append("".join(delta.text for delta in deltas if delta.kind == "text"))
 
     def say(self, text: str) -> None:
         self.seen.append(text)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from bobot.cli import markdown_stream
+from bobot.cli.live_lines import LiveLines
 from bobot.cli.markdown_stream import MarkdownStream, render, split_blocks
 from bobot.cli.sanitize import sanitize
 
@@ -76,7 +77,7 @@ class Window(io.StringIO):
 def shown(text: str, step: int, height: int = 24, width: int = 40) -> list[str]:
     window = Window(height)
     console = Console(file=window, width=width, height=height, no_color=True, force_terminal=True)
-    stream = MarkdownStream(console)
+    stream = MarkdownStream(LiveLines(console))
     for start in range(0, len(text), step):
         stream.push(text[start : start + step])
     stream.finish()
