@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -74,8 +75,8 @@ class Gauge:
 def duration_text(seconds: float) -> str:
     """8 s, 3 min, 2 h 5 min."""
     minutes = round(seconds / 60)
-    if seconds < 60:
-        return tr("{count} s", count=int(seconds) + 1)
+    if seconds <= 59:
+        return tr("{count} s", count=math.ceil(seconds))
     if minutes < 60:
         return tr("{count} min", count=minutes)
     return tr("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
@@ -100,7 +101,9 @@ def _bar(gauge: Gauge) -> Iterator[Callable[[], None]]:
         TextColumn("{task.fields[text]}", markup=False),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, auto_refresh=False, expand=True) as progress:
+    with Progress(
+        *columns, console=console, auto_refresh=False, expand=True, transient=True
+    ) as progress:
         task = progress.add_task("", total=100, text="")
 
         def show() -> None:
@@ -110,7 +113,6 @@ def _bar(gauge: Gauge) -> Iterator[Callable[[], None]]:
             progress.refresh()
 
         yield show
-        progress.update(task, text=gauge.amount)
 
 
 def _lines(gauge: Gauge) -> Callable[[], None]:

@@ -111,7 +111,7 @@ def _tell_plan(plan: Plan, room: Room) -> None:
     if plan.missing_bytes or plan.absent:
         _tell(
             tr(
-                "{count} files, {total}; to fetch: {missing}; free on the disk: {free}",
+                "files: {count}, {total}; to fetch: {missing}; free on the disk: {free}",
                 count=count,
                 total=total,
                 missing=bytes_text(plan.missing_bytes),
@@ -119,7 +119,7 @@ def _tell_plan(plan: Plan, room: Room) -> None:
             )
         )
     else:
-        _tell(tr("{count} files, {total}: all are here", count=count, total=total))
+        _tell(tr("files: {count}, {total}; all are here", count=count, total=total))
 
 
 def _carry_out(hub: Hub, plan: Plan, stop: threading.Event) -> Path:
@@ -129,7 +129,9 @@ def _carry_out(hub: Hub, plan: Plan, stop: threading.Event) -> Path:
             return carry_out(hub, plan, meter, show)
     except KeyboardInterrupt:
         _tell(tr("stopped; what has arrived is kept: the same command goes on from there"))
-        raise
+        sys.stderr.flush()
+        # Not by way of the interpreter's end: it would wait for threads that wait for a server.
+        os._exit(130)
 
 
 def _tell_end(args: argparse.Namespace, plan: Plan, path: Path) -> None:

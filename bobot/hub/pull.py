@@ -31,6 +31,7 @@ NUM_FILES_AT_ONCE = 4
 RESERVE_BYTES = 256 << 20
 """Left free on the disk: a full one breaks other programs too."""
 WATCH_S = 0.1
+STOP_S = 1.0
 
 
 class Room(NamedTuple):
@@ -162,8 +163,10 @@ def _bring_all(hub: Hub, plan: Plan, meter: Meter, watch: Callable[[], None]) ->
                 plan.entry.remember(record)
             watch()
     finally:
+        # A thread that waits for a silent server is not waited for; it writes nothing any more.
         meter.stop()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(futures, timeout=STOP_S)
 
 
 @contextmanager

@@ -83,11 +83,18 @@ class Hub:
         self.endpoint = _endpoint(environ)
         self.token = _token(environ)
         self.sleep = sleep
-        self._client = httpx2.Client(
-            follow_redirects=True,
-            timeout=httpx2.Timeout(30, connect=10),
-            headers={"User-Agent": "bobot", "Accept-Encoding": "identity"},
-        )
+        try:
+            self._client = httpx2.Client(
+                follow_redirects=True,
+                timeout=httpx2.Timeout(30, connect=10),
+                headers={"User-Agent": "bobot", "Accept-Encoding": "identity"},
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise UsageError(
+                "the proxy in the environment can't be used: {reason}",
+                hint="bobot goes through proxies at http:// addresses (HTTPS_PROXY, ALL_PROXY).",
+                reason=error,
+            ) from error
 
     def close(self) -> None:
         self._client.close()
@@ -138,7 +145,8 @@ class Hub:
                     raise self._refusal(response, repository)
                 yield response
         except (httpx2.TransportError, httpx2.StreamError) as error:
-            raise Interrupted(str(error) or type(error).__name__) from error
+            reason = re.sub(r"\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+            raise Interrupted(reason) from error
         except (httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
             raise self._no_hub() from error
 

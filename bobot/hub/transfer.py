@@ -112,7 +112,8 @@ def fetch(
     partial = entry.partial(file.etag)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(partial, flags, 0o666)
         with open(descriptor, "r+b") as opened:
             part = _Part(opened, file, meter)
             _receive_all(hub, repository, commit, part)

@@ -10,7 +10,8 @@ from hub_server import FakeHub, running_hub
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running_hub() as running:
         yield running
 

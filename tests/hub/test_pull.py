@@ -384,6 +384,14 @@ def test_no_network_is_told_at_once(connect: Callable[..., Hub], waits: list[flo
         connect(HF_ENDPOINT="huggingface.co")
 
 
+def test_proxy_that_cannot_be_used_is_told(
+    connect: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"proxy in the environment.*http://"):
+        connect()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
