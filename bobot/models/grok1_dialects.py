@@ -17,6 +17,7 @@ from bobot.models.config import (
     Fields,
     TensorSource,
     rope_from_hf,
+    rope_to_hf,
 )
 from bobot.models.grok1 import Grok1Config
 from bobot.ops.rope import RopeParameters
@@ -189,6 +190,77 @@ def config_from_gguf(source: TensorSource) -> Grok1Config:
     return config
 
 
+def settings_to_hf(config: Grok1Config) -> dict[str, object]:
+    """config.json of HPC-AI Tech's port."""
+    return {
+        "architectures": ["Grok1ModelForCausalLM"],
+        "model_type": "grok-1",
+        **shared_settings_to_hf(config),
+        "num_experts": config.num_experts,
+    }
+
+
+def shared_settings_to_hf(config: Grok1Config) -> dict[str, object]:
+    """The inverse of `settings_from_hf`, but for the number of experts."""
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "num_experts_per_tok",
+        "max_position_embeddings",
+        "embedding_multiplier_scale",
+        "output_multiplier_scale",
+        "attn_output_multiplier",
+        "max_attn_value",
+        "rms_norm_eps",
+        "pad_token_id",
+        "tie_word_embeddings",
+    )
+    return {
+        "hidden_act": "gelu_pytorch_tanh",
+        **{key: getattr(config, key) for key in same},
+        **rope_to_hf(config.rope, config.head_dim),
+    }
+
+
+def settings_to_gguf(config: Grok1Config) -> dict[str, object]:
+    """Metadata of architecture `grok`; llama.cpp masks no padding there."""
+    if config.rope.kind != "default" or config.pad_token_id != Grok1Config.pad_token_id:
+        raise ConfigError(
+            "pad_token_id is {pad} and rope_type {rope}; a GGUF of grok means {known} and default.",
+            hint="Export it to hf.",
+            pad=config.pad_token_id,
+            rope=config.rope.kind,
+            known=Grok1Config.pad_token_id,
+        )
+    settings: dict[str, object] = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.output_scale": config.attn_output_multiplier,
+        "attn_logit_softcapping": config.max_attn_value,
+        "rope.dimension_count": config.head_dim,
+        "rope.freq_base": config.rope.theta,
+        "expert_count": config.num_experts,
+        "expert_used_count": config.num_experts_per_tok,
+        "embedding_scale": config.embedding_multiplier_scale,
+        "logit_scale": config.output_multiplier_scale,
+    }
+    named = {f"grok.{key}": value for key, value in settings.items()}
+    return {"general.architecture": "grok", **named}
+
+
 HF_NAMES = {
     "model.norm.weight": "model.norm.scale",
     "model.layers.{n}.pre_attn_norm.weight": "model.layers.{n}.pre_attn_norm.scale",
@@ -239,6 +311,6 @@ GGUF_NAMES = {
 
 DIALECTS = {
     "xai": Dialect(config=config_from_xai, names=XAI_NAMES, pairs={}),
-    "hf": Dialect(config=config_from_hf, names=HF_NAMES, pairs={}),
-    "gguf": Dialect(config=config_from_gguf, names=GGUF_NAMES, pairs={}),
+    "hf": Dialect(config=config_from_hf, names=HF_NAMES, pairs={}, settings=settings_to_hf),
+    "gguf": Dialect(config=config_from_gguf, names=GGUF_NAMES, pairs={}, settings=settings_to_gguf),
 }

@@ -4,13 +4,23 @@
 
 from __future__ import annotations
 
+from bobot.models import grok1_dialects
 from bobot.models.config import Dialect, Fields, TensorSource
 from bobot.models.grok1 import Grok1Config
-from bobot.models.grok1_dialects import settings_from_hf
+from bobot.models.grok1_dialects import settings_from_hf, shared_settings_to_hf
 
 
 def config_from_hf(source: TensorSource) -> Grok1Config:
     return settings_from_hf(Fields(source.config, "config.json"), experts_key="num_local_experts")
+
+
+def settings_to_hf(config: Grok1Config) -> dict[str, object]:
+    return {
+        "architectures": ["GrokForCausalLM"],
+        "model_type": "grok",
+        **shared_settings_to_hf(config),
+        "num_local_experts": config.num_experts,
+    }
 
 
 _LAYER_NAMES = {
@@ -40,5 +50,7 @@ DIALECTS = {
             },
         },
         pairs={},
-    )
+        settings=settings_to_hf,
+    ),
+    "gguf": grok1_dialects.DIALECTS["gguf"],
 }

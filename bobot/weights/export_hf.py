@@ -21,7 +21,7 @@ from torch import Tensor
 from bobot.checkpoints.safetensors import CODES, planned_bytes, stream_safetensors
 from bobot.checkpoints.writing import PlannedTensor, atomic_file
 from bobot.models.config import Dialect
-from bobot.quant.repack import mxfp4_from_gguf
+from bobot.quant.repack import is_mxfp4, mxfp4_from_gguf
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.text import Tokenizer
 from bobot.text.tokenizer_writing import tokenizer_config, tokenizer_json
@@ -64,16 +64,17 @@ def export_hf(
     packed: QuantWeight | None = None
     plain: list[str] = []
     for tensor in target_tensors(source, hf_dialect(source)):
-        sample = kept_packed(source, tensor.sample)
-        if isinstance(sample, QuantWeight) and packed_parts(sample, source.family.name):
-            packed = packed or sample
-            plan |= _planned_parts(source, tensor, sample)
+        kept = packed_as(source, tensor.sample)
+        if kept is not None:
+            packed = packed or kept
+            plan |= _planned_parts(source, tensor, kept)
             continue
-        if isinstance(sample, QuantWeight):
-            report.unpacked[sample.format.name] += 1
+        if isinstance(tensor.sample, QuantWeight):
+            report.unpacked[tensor.sample.format.name] += 1
         elif len(tensor.shape) == 2:
             plain.append(tensor.name.removesuffix(".weight"))
-        kind = "BF16" if isinstance(sample, QuantWeight) else CODES[sample.dtype]
+        is_packed = isinstance(tensor.sample, QuantWeight)
+        kind = "BF16" if is_packed else CODES[tensor.sample.dtype]
         plan[tensor.name] = PlannedTensor(kind, tensor.shape, partial(unpacked, tensor.read))
     settings = hf_settings(source, tokenizer, plan)
     if packed is not None and "quantization_config" not in settings:
@@ -89,12 +90,20 @@ def hf_dialect(source: ModelSource) -> Dialect:
 def hf_settings(
     source: ModelSource, tokenizer: Tokenizer | None, plan: Mapping[str, PlannedTensor]
 ) -> dict[str, Any]:
-    """config.json: the publisher's own if there is one, else made from what we know."""
-    if source.checkpoint.dialect == "hf":
-        return dict(source.checkpoint.config)
+    """config.json: the publisher's own if there is one, else made from what we know.
+
+    The publisher's Python code does not come along, so the model type becomes one that
+    transformers knows itself (Kimi K2's is deepseek_v3).
+    """
     write = hf_dialect(source).settings
     assert write is not None
     settings = write(source.config)
+    if source.checkpoint.dialect == "hf":
+        own = dict(source.checkpoint.config)
+        own.pop("auto_map", None)
+        if own["architectures"] == settings["architectures"]:
+            own["model_type"] = settings["model_type"]
+        return own
     if tokenizer is not None:
         settings["bos_token_id"] = tokenizer.bos_id
         settings["eos_token_id"] = _one_or_all(tokenizer.eos_ids)
@@ -107,13 +116,16 @@ def hf_settings(
     return settings
 
 
-def kept_packed(source: ModelSource, weight: Weight) -> Weight:
-    """The weight as it may stay packed: as published, or MXFP4 of gpt-oss from a GGUF; a folder
-    has one form, so that whatever else is packed must be unpacked.
+def packed_as(source: ModelSource, weight: Weight) -> QuantWeight | None:
+    """The weight as the folder can hold it packed: as its publisher did, or MXFP4 of gpt-oss from
+    a GGUF; None for any other. One folder has one form, and Grok's 8 bits have groups of several
+    sizes.
     """
     if source.family.name == "gpt_oss":
-        return mxfp4_from_gguf(weight)
-    return weight
+        weight = mxfp4_from_gguf(weight)
+        return weight if is_mxfp4(weight) else None
+    is_kept = isinstance(weight, QuantWeight) and source.form is not None
+    return weight if is_kept and packed_parts(weight, source.family.name) else None
 
 
 def _planned_parts(
@@ -130,8 +142,8 @@ def _planned_parts(
 
 def _parts(source: ModelSource, tensor: TargetTensor, suffix: str) -> Iterator[Tensor]:
     for piece in tensor.read():
-        weight = kept_packed(source, piece)
-        assert isinstance(weight, QuantWeight)
+        weight = packed_as(source, piece)
+        assert weight is not None
         yield (packed_parts(weight, source.family.name) or {})[suffix]
 
 
