@@ -121,9 +121,14 @@ def running_hub() -> Iterator[FakeHub]:
             server.server_close()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is what some tests are about."""
+
+
 def _serve(hub: FakeHub, host: str) -> ThreadingHTTPServer:
     handler = type("Handler", (_Handler,), {"fake": hub, "host": host})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _QuietServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.block_on_close = False
     threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True).start()

@@ -166,7 +166,7 @@ def _bring_all(hub: Hub, plan: Plan, meter: Meter, watch: Callable[[], None]) ->
         # A thread that waits for a silent server is not waited for; it writes nothing any more.
         meter.stop()
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, timeout=STOP_S)
+        wait([future for future in futures if future.running()], timeout=STOP_S)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,3 +270,12 @@ def test_gauge_gives_speed_time_left_and_reasons() -> None:
     assert [duration_text(s) for s in (0.2, 59, 60, 3599, 7500)] == [
         "1 s", "59 s", "1 min", "1 h 0 min", "2 h 5 min",
     ]  # fmt: skip
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    run_bobot: Run, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bobot.cli.download_progress.LINE_EVERY_S", 0)
+    err = run_bobot("pull", NAME)[2]
+    assert re.search(r"^\d+%  .* of 488 KiB", err, re.MULTILINE), err
+    assert "\x1b" not in err
