@@ -1,24 +1,20 @@
-"""Writes a trained model as one GGUF file (Q8_0) with its tokenizer and chat template inside.
-
-llama.cpp reads it as `general.architecture = llama`, which wants the rows of the query and key
-projections in adjacent pairs; the model here keeps them in halves.
-"""
+"""Writes a trained model as one GGUF file (Q8_0) with its tokenizer and chat template inside."""
 
 from __future__ import annotations
 
 import json
-import re
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from bobot.checkpoints.gguf_write import write_gguf
+from bobot.checkpoints.gguf_write import stream_gguf
+from bobot.checkpoints.writing import PlannedTensor
 from bobot.models.llama import Llama
-from bobot.models.llama_dialects import GGUF_NAMES, PAIRS
-from bobot.ops.rope import pairs_from_halves
+from bobot.models.llama_dialects import DIALECTS, settings_to_gguf
 from bobot.training.chatml import END_OF_TEXT, IM_END, SPECIAL_TOKENS, TEMPLATE
 from bobot.training.recipe import Recipe
+from bobot.weights.export import LoadedWeights, target_tensors, unpacked
 
 _NORMAL, _CONTROL = 1, 3
 _MOSTLY_Q8_0 = 7
@@ -26,28 +22,19 @@ _MOSTLY_Q8_0 = 7
 
 def export_gguf(model: Llama, tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
     """One file at `path`: matrices as Q8_0 (last axis a multiple of 32), norms as float32."""
-    tensors: dict[str, Tensor] = {}
-    types: dict[str, str] = {}
-    for ours, parameter in model.named_parameters():
-        theirs, values = gguf_tensor(model, ours, parameter.detach())
-        tensors[theirs] = values
-        types[theirs] = "Q8_0" if values.ndim == 2 else "F32"
+    plan = {
+        tensor.name: PlannedTensor(
+            "Q8_0" if len(tensor.shape) == 2 else "F32",
+            tensor.shape,
+            partial(unpacked, tensor.read),
+        )
+        for tensor in target_tensors(LoadedWeights(model), DIALECTS["gguf"])
+    }
     metadata = {**_model_metadata(model, recipe), **_tokenizer_metadata(tokenizer)}
-    write_gguf(path, metadata, tensors, types)
-
-
-def gguf_tensor(model: Llama, ours: str, values: Tensor) -> tuple[str, Tensor]:
-    """The name and the values of one of our parameters in a GGUF file."""
-    template = re.sub(r"\.layers\.\d+\.", ".layers.{n}.", ours)
-    number = re.search(r"\.layers\.(\d+)\.", ours)
-    theirs = GGUF_NAMES[template].replace("{n}", number[1] if number else "")
-    if template in PAIRS:
-        values = pairs_from_halves(values, PAIRS[template](model.config)).contiguous()
-    return theirs, values
+    stream_gguf(path, metadata, plan)
 
 
 def _model_metadata(model: Llama, recipe: Recipe) -> dict[str, object]:
-    config = model.config
     return {
         "general.architecture": "llama",
         "general.name": recipe.name,
@@ -57,18 +44,7 @@ def _model_metadata(model: Llama, recipe: Recipe) -> dict[str, object]:
         "general.quantization_version": 2,
         "general.sampling.temp": recipe.temperature,
         "general.sampling.top_p": recipe.top_p,
-        "llama.vocab_size": config.vocab_size,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_hidden_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": config.rope.theta,
+        **settings_to_gguf(model.config),
     }
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from bobot.errors import StorageError, UsageError
 from bobot.models.config import Derived, Dialect
 from bobot.ops.rope import pairs_from_halves
 from bobot.quant.weight import QuantWeight, Weight, change_rows
-from bobot.weights.source import ModelSource, split_name
+from bobot.weights.source import split_name
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +49,42 @@ class TargetTensor:
     read: Callable[[], Iterable[Weight]]
 
 
-def target_tensors(source: ModelSource, target: Dialect) -> Iterator[TargetTensor]:
+class Weights(Protocol):
+    """A model whose weights can be asked for: an opened checkpoint, or one in memory."""
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    def read(self, name: str) -> Weight: ...
+
+    def sample(self, name: str) -> Weight: ...
+
+    def read_expert(self, name: str, e: int) -> Weight: ...
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A model in memory."""
+
+    model: Any
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    def read(self, name: str) -> Weight:
+        return self.model.get_parameter(name).detach()
+
+    sample = read
+
+    def read_expert(self, name: str, e: int) -> Weight:
+        return self.read(name)[e]
+
+
+def target_tensors(source: Weights, target: Dialect) -> Iterator[TargetTensor]:
     """All tensors of the model in the form `target`, in the order of our parameters."""
     for name, parameter in source.model.named_parameters():
         template, n = split_name(name)
@@ -69,7 +105,7 @@ def target_tensors(source: ModelSource, target: Dialect) -> Iterator[TargetTenso
             yield TargetTensor(theirs, shape, _in_pairs(source.sample(name), num_heads), read)
 
 
-def _derived(source: ModelSource, name: str, n: str, found: Derived) -> Iterator[TargetTensor]:
+def _derived(source: Weights, name: str, n: str, found: Derived) -> Iterator[TargetTensor]:
     assert found.split is not None, f"{name} can't be written in this form"
     samples = found.split(source.config, source.read(name))
     for number, (theirs, sample) in enumerate(zip(found.names, samples, strict=True)):
@@ -77,16 +113,16 @@ def _derived(source: ModelSource, name: str, n: str, found: Derived) -> Iterator
         yield TargetTensor(theirs.replace("{n}", n), tuple(sample.shape), sample, read)
 
 
-def _part(source: ModelSource, name: str, found: Derived, number: int) -> list[Weight]:
+def _part(source: Weights, name: str, found: Derived, number: int) -> list[Weight]:
     assert found.split is not None
     return [found.split(source.config, source.read(name))[number]]
 
 
-def _expert(source: ModelSource, name: str, e: int) -> list[Weight]:
+def _expert(source: Weights, name: str, e: int) -> list[Weight]:
     return [source.read_expert(name, e)]
 
 
-def _pieces(source: ModelSource, name: str, num_heads: int) -> Iterator[Weight]:
+def _pieces(source: Weights, name: str, num_heads: int) -> Iterator[Weight]:
     shape = source.model.get_parameter(name).shape
     if len(shape) == 3:
         for e in range(shape[0]):

@@ -69,12 +69,13 @@ def export_hf(
             packed = packed or kept
             plan |= _planned_parts(source, tensor, kept)
             continue
+        kind = "BF16"
         if isinstance(tensor.sample, QuantWeight):
             report.unpacked[tensor.sample.format.name] += 1
-        elif len(tensor.shape) == 2:
+        else:
+            kind = CODES[tensor.sample.dtype]
+        if len(tensor.shape) == 2:
             plain.append(tensor.name.removesuffix(".weight"))
-        is_packed = isinstance(tensor.sample, QuantWeight)
-        kind = "BF16" if is_packed else CODES[tensor.sample.dtype]
         plan[tensor.name] = PlannedTensor(kind, tensor.shape, partial(unpacked, tensor.read))
     settings = hf_settings(source, tokenizer, plan)
     if packed is not None and "quantization_config" not in settings:
@@ -124,8 +125,9 @@ def packed_as(source: ModelSource, weight: Weight) -> QuantWeight | None:
     if source.family.name == "gpt_oss":
         weight = mxfp4_from_gguf(weight)
         return weight if is_mxfp4(weight) else None
-    is_kept = isinstance(weight, QuantWeight) and source.form is not None
-    return weight if is_kept and packed_parts(weight, source.family.name) else None
+    if not isinstance(weight, QuantWeight) or source.form is None:
+        return None
+    return weight if packed_parts(weight, source.family.name) else None
 
 
 def _planned_parts(
