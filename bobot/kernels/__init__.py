@@ -99,8 +99,8 @@ def linear(
 ) -> None:
     """Write x @ weight.T to `out_MN` (float32), for a weight packed as in `dequantize`.
 
-    x_MK: float32. Meant for decode (few rows): each row of weights is unpacked once, into the
-    cache, and multiplied there in float32; for many rows `dequantize` and one torch matmul is
+    x_MK: float32. Meant for decode: it reads and unpacks each weight once for four rows of x and
+    does not block for the cache beyond that; for many rows `dequantize` and one torch matmul is
     faster. Raises as `dequantize`.
     """
     _extension().linear(

@@ -1,5 +1,6 @@
-// The Python face of the kernels: checks shapes, picks the format and the instruction set that were asked for,
-// shares the rows of weights among threads. Arrays come from NumPy or torch through DLPack, without a copy.
+// The Python face of the kernels: checks shapes, picks the format and the instruction set that were
+// asked for, shares the rows of weights among threads. Arrays come from NumPy or torch through
+// DLPack, without a copy.
 //
 // Threads are OpenMP's, the runtime torch uses too: called from one thread, both draw on one pool.
 #include <nanobind/nanobind.h>
@@ -46,7 +47,8 @@ const Format& format_of(const Kernels& kernels, const std::string& name) {
     throw std::invalid_argument("there is no kernel for the format " + name);
 }
 
-// Scales that lie in an array of their own: row r / rows_per_scale holds those of row r of the weights.
+// Scales that lie in an array of their own: row r / rows_per_scale holds those of row r of the
+// weights.
 class Scales {
 public:
     Scales(const AnyMatrix& array, std::size_t rows_per_scale)
@@ -77,8 +79,7 @@ public:
         for (std::size_t i = 0; i < per_row_; ++i) {
             std::uint32_t bits;
             if (kind_ == Kind::e8m0) {
-                const std::uint8_t exponent = data_[first + i];
-                bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1u) << 23;
+                bits = half_of_e8m0(data_[first + i]);
             } else {
                 std::uint16_t top;
                 std::memcpy(&top, data_ + 2 * (first + i), sizeof top);
@@ -132,7 +133,16 @@ public:
     // `scales` has room for num_scales(), `out` for num_columns().
     void dequantize(std::size_t row, float* scales, float* out) const {
         if (scales_) scales_->load(row, scales);
-        format_.dequantize(values_ + row * row_bytes_, num_columns_, scales, values_per_scale_, out);
+        format_.dequantize(values_ + row * row_bytes_, num_columns_, scales, values_per_scale_,
+                           out);
+    }
+
+    // out[m * out_stride] = x[m] * the row; `scales` as above.
+    void dot(std::size_t row, float* scales, const float* x, std::size_t num_rows, float* out,
+             std::size_t out_stride) const {
+        if (scales_) scales_->load(row, scales);
+        format_.dot(x, num_rows, values_ + row * row_bytes_, num_columns_, scales,
+                    values_per_scale_, out, out_stride);
     }
 
 private:
@@ -174,8 +184,7 @@ void linear(const std::string& format, const Matrix<const float>& x,
             const Matrix<const std::uint8_t>& values, const std::optional<AnyMatrix>& scales,
             std::size_t rows_per_scale, std::size_t values_per_scale, const Matrix<float>& out,
             int num_threads, const std::string& isa) {
-    const Kernels& kernels = kernels_of(isa);
-    const Weight weight(format_of(kernels, format), values, scales, rows_per_scale,
+    const Weight weight(format_of(kernels_of(isa), format), values, scales, rows_per_scale,
                         values_per_scale);
     const std::size_t num_rows = x.shape(0), num_columns = weight.num_rows();
     require(x.shape(1) == weight.num_columns(), "x and weight differ in their last axis");
@@ -186,11 +195,9 @@ void linear(const std::string& format, const Matrix<const float>& x,
     float* out_data = out.data();
     nb::gil_scoped_release unlocked;
     in_parallel(num_columns, num_threads, [&](std::size_t first, std::size_t end) {
-        std::vector<float> row_scales(weight.num_scales()), row(weight.num_columns());
-        for (std::size_t n = first; n < end; ++n) {
-            weight.dequantize(n, row_scales.data(), row.data());
-            kernels.dot(x_data, num_rows, row.data(), row.size(), out_data + n, num_columns);
-        }
+        std::vector<float> row_scales(weight.num_scales());
+        for (std::size_t n = first; n < end; ++n)
+            weight.dot(n, row_scales.data(), x_data, num_rows, out_data + n, num_columns);
     });
 }
 

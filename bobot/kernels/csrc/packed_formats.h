@@ -5,15 +5,18 @@
 //     kHasMinimum       whether a value is scale * q - minimum, or only scale * q
 //     unpack            a block's q, scales and minima
 //
-// The layouts and the order of the operations are those of bobot/quant/gguf_blocks.py and kquants.py, which
-// describe them; the values are equal bit for bit (scale * q is exact in all of them, so a fused multiply-add
-// changes nothing). Little-endian machines only. Loops here are over bytes and of constant length, for the
-// compiler to vectorize; where its analysis of aliases gives up, bytes are copied to the stack first.
+// The layouts and the order of the operations are those of bobot/quant/gguf_blocks.py and
+// kquants.py, which describe them; the values are equal bit for bit (scale * q is exact in all of
+// them, so a fused multiply-add changes nothing). Little-endian machines only. Loops here are over
+// bytes and of constant length, for the compiler to vectorize; where its analysis of aliases gives
+// up, bytes are copied to the stack first.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+#include "packed.h"
 
 namespace bobot {
 // Internal, like all in these headers: the linker must never merge code of two instruction sets.
@@ -44,7 +47,8 @@ inline std::uint32_t bits_of(float value) {
     return bits;
 }
 
-// Runs of kRun bytes, each read once per plane of kBits bits, the lowest plane first. kOffset is taken off each.
+// Runs of kRun bytes, each read once per plane of kBits bits, the lowest plane first. kOffset is
+// taken off each.
 template <int kBits, std::size_t kRun, std::size_t kNumRuns, int kOffset = 0>
 void bit_planes(const std::uint8_t* packed, std::int8_t* out) {
     typedef std::uint8_t Bytes __attribute__((vector_size(kRun)));
@@ -61,7 +65,8 @@ void bit_planes(const std::uint8_t* packed, std::int8_t* out) {
 // q[i] |= 16 where bit i of the 32 is set.
 inline void add_fifth_bits(const std::uint8_t* bits, std::int8_t* q) {
     for (int byte = 0; byte < 4; ++byte) {
-        // Byte k of `spread` keeps bit k; adding 0x7f carries it, wherever it is, to the top of the byte.
+        // Byte k of `spread` keeps bit k; adding 0x7f carries it, wherever it is, to the top of the
+        // byte.
         const std::uint64_t spread = bits[byte] * 0x0101010101010101u & 0x8040201008040201u;
         const std::uint64_t fifth = (spread + 0x7f7f7f7f7f7f7f7fu) >> 3 & 0x1010101010101010u;
         std::uint64_t eight;
@@ -74,11 +79,6 @@ inline void add_fifth_bits(const std::uint8_t* bits, std::int8_t* q) {
 template <std::size_t kCount>
 void subtract(int offset, std::int8_t* q) {
     for (std::size_t i = 0; i < kCount; ++i) q[i] = static_cast<std::int8_t>(q[i] - offset);
-}
-
-// 2**(exponent - 128): the E8M0 scale of values that are stored doubled.
-inline float half_of_e8m0(std::uint8_t exponent) {
-    return float_of(exponent < 2 ? 0x00200000u << exponent : (exponent - 1u) << 23);
 }
 
 constexpr std::int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -161,8 +161,8 @@ struct Q3_K {
     static constexpr bool kHasMinimum = false;
     static void unpack(const std::uint8_t* block, Unpacked& to) {
         const float d = Simd::from_half(load<std::uint16_t>(block + 108));
-        // Sixteen 6-bit scales: the low halves of bytes 0-7, then the high halves, and two more bits each
-        // from bytes 8-11.
+        // Sixteen 6-bit scales: the low halves of bytes 0-7, then the high halves, and two more
+        // bits each from bytes 8-11.
         const auto a = load<std::uint32_t>(block + 96), b = load<std::uint32_t>(block + 100);
         const auto top = load<std::uint32_t>(block + 104);
         const std::uint32_t low[4] = {a, b, a >> 4, b >> 4};
@@ -174,7 +174,8 @@ struct Q3_K {
         bit_planes<2, 32, 2>(block + 32, to.q);
         std::int8_t third[256];
         bit_planes<1, 32, 1>(block, third);
-        for (int i = 0; i < 256; ++i) to.q[i] = static_cast<std::int8_t>(to.q[i] - 4 + 4 * third[i]);
+        for (int i = 0; i < 256; ++i)
+            to.q[i] = static_cast<std::int8_t>(to.q[i] - 4 + 4 * third[i]);
     }
 };
 
@@ -273,7 +274,8 @@ struct TQ1_0 {
         digits<4>(block + 48, 4, to.q + 240);
     }
 
-    // A byte is a fraction of 256 in base 3: times a power of 3, the next digit is the overflow of * 3.
+    // A byte is a fraction of 256 in base 3: times a power of 3, the next digit is the overflow of
+    // * 3.
     template <std::size_t kCount>
     static void digits(const std::uint8_t* packed, int num_digits, std::int8_t* q) {
         for (int power = 1; num_digits > 0; --num_digits, power *= 3, q += kCount)
@@ -297,15 +299,16 @@ struct Mxfp4InBlocks {
     static constexpr std::size_t kValues = 32, kBytes = 17, kGroup = 32;
     static constexpr bool kHasMinimum = false;
     static void unpack(const std::uint8_t* block, Unpacked& to) {
-        to.scales[0] = half_of_e8m0(block[0]);
+        to.scales[0] = float_of(half_of_e8m0(block[0]));
         bit_planes<4, 16, 1>(block + 1, to.q);
         Simd::template look_up<32>(kFp4Doubled, to.q);
     }
 };
 
-// Formats with their scales in an array of their own: 32 values in 16 bytes, neighbours in one byte, the first
-// in its low half.
+// Formats with their scales in an array of their own: `widen` gives 32 values times one scale, from
+// kBytes bytes.
 
+// Neighbours share a byte, the first in its low half.
 inline void split_neighbours(const std::uint8_t* packed, std::int8_t* q) {
     std::uint8_t bytes[16];
     std::uint16_t pairs[16];
@@ -318,23 +321,40 @@ inline void split_neighbours(const std::uint8_t* packed, std::int8_t* q) {
 // E2M1 as gpt-oss stores it. Its E8M0 scales come halved, since the values are doubled.
 template <class Simd>
 struct Mxfp4 {
-    static void unpack(const std::uint8_t* packed, std::int8_t* q) {
+    static constexpr std::size_t kBytes = 16;
+    static void widen(const std::uint8_t* packed, float scale, float* out) {
+        std::int8_t q[32];
         split_neighbours(packed, q);
         Simd::template look_up<32>(kFp4Doubled, q);
+        Simd::template widen<false, 32>(q, scale, 0, out);
     }
 };
 
 // Integers from -8 to 7, stored with 8 added.
 template <class Simd>
 struct Int4 {
-    static void unpack(const std::uint8_t* packed, std::int8_t* q) {
+    static constexpr std::size_t kBytes = 16;
+    static void widen(const std::uint8_t* packed, float scale, float* out) {
+        std::int8_t q[32];
         split_neighbours(packed, q);
         subtract<32>(8, q);
+        Simd::template widen<false, 32>(q, scale, 0, out);
     }
 };
 
-// float8_e4m3fn: sign, 4 bits of exponent (bias 7), 3 of fraction; all seven bits set is not a number. Exponent 0
-// has no hidden bit. As a table, since the compiler does not vectorize the decisions.
+template <class Simd>
+struct Int8 {
+    static constexpr std::size_t kBytes = 32;
+    static void widen(const std::uint8_t* bytes, float scale, float* out) {
+        std::int8_t q[32];
+        std::memcpy(q, bytes, sizeof q);
+        Simd::template widen<false, 32>(q, scale, 0, out);
+    }
+};
+
+// float8_e4m3fn: sign, 4 bits of exponent (bias 7), 3 of fraction; all seven bits set is not a
+// number. Exponent 0 has no hidden bit. As a table, since the compiler does not vectorize the
+// decisions.
 struct E4m3Table {
     float values[256];
 };
@@ -353,8 +373,13 @@ constexpr E4m3Table e4m3_table() {
 
 constexpr E4m3Table kE4m3 = e4m3_table();
 
-inline float from_e4m3(std::uint8_t byte) { return kE4m3.values[byte]; }
-inline float from_int8(std::uint8_t byte) { return static_cast<std::int8_t>(byte); }
+template <class Simd>
+struct Fp8 {
+    static constexpr std::size_t kBytes = 32;
+    static void widen(const std::uint8_t* bytes, float scale, float* out) {
+        for (int i = 0; i < 32; ++i) out[i] = kE4m3.values[bytes[i]] * scale;
+    }
+};
 
 }  // namespace
 }  // namespace bobot

@@ -7,9 +7,9 @@
 //     widen<has_minimum, n>(q, scale, minimum, out)
 //                          out[i] = scale * q[i] - minimum for n signed bytes, or only scale * q[i]
 //
-// Each instruction set has its own source file, compiled with its own flags. Its Simd type lies in an unnamed
-// namespace, and no other template of a library is used, so that the linker can never merge code of two
-// instruction sets.
+// Each instruction set has its own source file, compiled with its own flags. Its Simd type lies in
+// an unnamed namespace, and no other template of a library is used, so that the linker can never
+// merge code of two instruction sets.
 #pragma once
 
 #include "packed.h"
@@ -18,83 +18,155 @@
 namespace bobot {
 namespace {
 
+// A reader goes through a row of weights: `next` steps to the next kValues values, `widen(i, out)`
+// gives kStep of them from the i-th on as floats. `tail` gives the last `count` values of a row
+// that is no multiple of kValues.
+
 template <class Simd, class Block>
-void dequantize_blocks(const std::uint8_t* row, std::size_t num_values, const float*, std::size_t,
-                       float* out) {
-    Unpacked block;
-    for (std::size_t i = 0; i < num_values; i += Block::kValues, row += Block::kBytes) {
-        Block::unpack(row, block);
-        for (std::size_t g = 0; g < Block::kValues / Block::kGroup; ++g, out += Block::kGroup)
-            Simd::template widen<Block::kHasMinimum, Block::kGroup>(
-                block.q + g * Block::kGroup, block.scales[g],
-                Block::kHasMinimum ? block.minima[g] : 0, out);
-    }
-}
+struct BlockReader {
+    static constexpr std::size_t kValues = Block::kValues;
+    static constexpr std::size_t kStep = Block::kGroup < 32 ? Block::kGroup : 32;
+    static constexpr bool kHasTail = false;
 
-template <class Simd, class Nibbles>
-void dequantize_nibbles(const std::uint8_t* row, std::size_t num_values, const float* scales,
-                        std::size_t values_per_scale, float* out) {
-    std::int8_t q[32];
-    for (std::size_t i = 0; i < num_values; i += 32, row += 16) {
-        Nibbles::unpack(row, q);
-        if (values_per_scale % 32 == 0)
-            Simd::template widen<false, 32>(q, scales[i / values_per_scale], 0, out + i);
+    BlockReader(const std::uint8_t* row, const float*, std::size_t) : row_(row) {}
+
+    void next() {
+        Block::unpack(row_, block_);
+        row_ += Block::kBytes;
+    }
+    void widen(std::size_t i, float* out) const {
+        const std::size_t g = i / Block::kGroup;
+        Simd::template widen<Block::kHasMinimum, kStep>(
+            block_.q + i, block_.scales[g], Block::kHasMinimum ? block_.minima[g] : 0, out);
+    }
+
+private:
+    const std::uint8_t* row_;
+    Unpacked block_;
+};
+
+// 32 values at a time of a format whose scales lie apart.
+template <class Simd, class Values>
+struct ScaledReader {
+    static constexpr std::size_t kValues = 32, kStep = 32;
+    static constexpr bool kHasTail = Values::kBytes == 32;
+
+    ScaledReader(const std::uint8_t* row, const float* scales, std::size_t values_per_scale)
+        : next_row_(row), scales_(scales), values_per_scale_(values_per_scale) {}
+
+    void next() {
+        row_ = next_row_;
+        next_row_ += Values::kBytes;
+        first_ = next_first_;
+        next_first_ += kValues;
+    }
+    void widen(std::size_t, float* out) const {
+        if (values_per_scale_ % kValues == 0)
+            Values::widen(row_, scales_[first_ / values_per_scale_], out);
         else
-            for (std::size_t j = 0; j < 32; ++j)
-                out[i + j] = scales[(i + j) / values_per_scale] * q[j];
+            widen_each(row_, kValues, first_, out);
+    }
+    void tail(std::size_t count, float* out) const {
+        std::uint8_t padded[32] = {};
+        std::memcpy(padded, next_row_, count);
+        widen_each(padded, count, next_first_, out);
+    }
+
+private:
+    void widen_each(const std::uint8_t* bytes, std::size_t count, std::size_t first,
+                    float* out) const {
+        Values::widen(bytes, 1, out);
+        for (std::size_t i = 0; i < count; ++i) out[i] *= scales_[(first + i) / values_per_scale_];
+    }
+
+    const std::uint8_t *row_ = nullptr, *next_row_;
+    const float* scales_;
+    std::size_t values_per_scale_, first_ = 0, next_first_ = 0;
+};
+
+template <class Simd, class Reader>
+void dequantize(const std::uint8_t* row, std::size_t num_values, const float* scales,
+                std::size_t values_per_scale, float* out) {
+    Reader reader(row, scales, values_per_scale);
+    std::size_t k = 0;
+    for (; k + Reader::kValues <= num_values; k += Reader::kValues) {
+        reader.next();
+        for (std::size_t i = 0; i < Reader::kValues; i += Reader::kStep)
+            reader.widen(i, out + k + i);
+    }
+    if constexpr (Reader::kHasTail) {
+        float rest[Reader::kValues];
+        reader.tail(num_values - k, rest);
+        std::memcpy(out + k, rest, sizeof(float) * (num_values - k));
     }
 }
 
-template <class Simd, float (*from_byte)(std::uint8_t)>
-void dequantize_bytes(const std::uint8_t* row, std::size_t num_values, const float* scales,
-                      std::size_t values_per_scale, float* out) {
-    for (std::size_t start = 0; start < num_values; start += values_per_scale, ++scales) {
-        const std::size_t end =
-            start + values_per_scale < num_values ? start + values_per_scale : num_values;
-        const float scale = *scales;
-        for (std::size_t i = start; i < end; ++i) out[i] = from_byte(row[i]) * scale;
-    }
-}
-
-// kRows rows of x against one row of weights, in eight independent chains of additions.
-template <class Simd, std::size_t kRows>
-void dot_rows(const float* x, const float* weights, std::size_t num_values, float* out,
-              std::size_t out_stride) {
-    constexpr std::size_t kChains = 8 / kRows;
+// kRows rows of x against one row of weights, whose values need not leave the registers. Few rows
+// sum in several chains of additions, since one would wait for itself.
+template <class Simd, class Reader, std::size_t kRows>
+void dot_rows(const float* x, const std::uint8_t* row, std::size_t num_values, const float* scales,
+              std::size_t values_per_scale, float* out, std::size_t out_stride) {
+    constexpr std::size_t kVectors = Reader::kStep / Simd::width;
+    constexpr std::size_t kChains = kVectors * kRows <= 8 ? kVectors : kRows == 1 ? 4 : 1;
     typename Simd::Vector totals[kRows][kChains];
     for (auto& chains : totals)
         for (auto& total : chains) total = Simd::zero();
+    Reader reader(row, scales, values_per_scale);
     std::size_t k = 0;
-    for (; k + kChains * Simd::width <= num_values; k += kChains * Simd::width)
-        for (std::size_t c = 0; c < kChains; ++c) {
-            const auto w = Simd::load(weights + k + c * Simd::width);
-            for (std::size_t m = 0; m < kRows; ++m)
-                totals[m][c] = Simd::fma(w, Simd::load(x + m * num_values + k + c * Simd::width),
-                                         totals[m][c]);
+    for (; k + Reader::kValues <= num_values; k += Reader::kValues) {
+        reader.next();
+        for (std::size_t i = 0; i < Reader::kValues; i += Reader::kStep) {
+            float weights[Reader::kStep];
+            reader.widen(i, weights);
+            for (std::size_t v = 0; v < kVectors; ++v) {
+                const auto w = Simd::load(weights + v * Simd::width);
+                const float* x_step = x + k + i + v * Simd::width;
+                for (std::size_t m = 0; m < kRows; ++m)
+                    totals[m][v % kChains] = Simd::fma(w, Simd::load(x_step + m * num_values),
+                                                       totals[m][v % kChains]);
+            }
         }
+    }
     for (std::size_t m = 0; m < kRows; ++m) {
         float sum = 0;
         for (const auto& total : totals[m]) sum += Simd::sum(total);
-        for (std::size_t rest = k; rest < num_values; ++rest)
-            sum += weights[rest] * x[m * num_values + rest];
         out[m * out_stride] = sum;
+    }
+    if constexpr (Reader::kHasTail) {
+        float rest[Reader::kValues];
+        reader.tail(num_values - k, rest);
+        for (std::size_t m = 0; m < kRows; ++m)
+            for (std::size_t i = k; i < num_values; ++i)
+                out[m * out_stride] += rest[i - k] * x[m * num_values + i];
     }
 }
 
-template <class Simd>
-void dot(const float* x, std::size_t num_rows, const float* weights, std::size_t num_values,
-         float* out, std::size_t out_stride) {
-    std::size_t m = 0;
-    for (; m + 4 <= num_rows; m += 4)
-        dot_rows<Simd, 4>(x + m * num_values, weights, num_values, out + m * out_stride, out_stride);
-    for (; m < num_rows; ++m)
-        dot_rows<Simd, 1>(x + m * num_values, weights, num_values, out + m * out_stride, out_stride);
+template <class Simd, class Reader>
+void dot(const float* x, std::size_t num_rows, const std::uint8_t* row, std::size_t num_values,
+         const float* scales, std::size_t values_per_scale, float* out, std::size_t out_stride) {
+    constexpr decltype(&dot_rows<Simd, Reader, 1>) kDots[] = {
+        dot_rows<Simd, Reader, 1>, dot_rows<Simd, Reader, 2>, dot_rows<Simd, Reader, 3>,
+        dot_rows<Simd, Reader, 4>};
+    for (std::size_t m = 0; m < num_rows; m += 4) {
+        const std::size_t count = num_rows - m < 4 ? num_rows - m : 4;
+        kDots[count - 1](x + m * num_values, row, num_values, scales, values_per_scale,
+                         out + m * out_stride, out_stride);
+    }
 }
 
 template <class Simd, template <class> class Block>
 constexpr Format blocks(const char* name) {
-    return {name, Block<Simd>::kValues, Block<Simd>::kBytes, false,
-            dequantize_blocks<Simd, Block<Simd>>};
+    using Reader = BlockReader<Simd, Block<Simd>>;
+    return {name,  Block<Simd>::kValues,      Block<Simd>::kBytes,
+            false, dequantize<Simd, Reader>, dot<Simd, Reader>};
+}
+
+template <class Simd, template <class> class Values>
+constexpr Format scaled(const char* name) {
+    using Reader = ScaledReader<Simd, Values<Simd>>;
+    constexpr bool is_bytes = Reader::kHasTail;
+    return {name, is_bytes ? 1 : 32u,        is_bytes ? 1 : Values<Simd>::kBytes,
+            true, dequantize<Simd, Reader>, dot<Simd, Reader>};
 }
 
 // GGUF's names in capitals: its blocks hold their scales.
@@ -115,15 +187,15 @@ constexpr Format kFormats[] = {
     blocks<Simd, TQ1_0>("TQ1_0"),
     blocks<Simd, TQ2_0>("TQ2_0"),
     blocks<Simd, Mxfp4InBlocks>("MXFP4"),
-    {"mxfp4", 32, 16, true, dequantize_nibbles<Simd, Mxfp4<Simd>>},
-    {"int4", 32, 16, true, dequantize_nibbles<Simd, Int4<Simd>>},
-    {"int8", 1, 1, true, dequantize_bytes<Simd, from_int8>},
-    {"float8_e4m3fn", 1, 1, true, dequantize_bytes<Simd, from_e4m3>},
+    scaled<Simd, Mxfp4>("mxfp4"),
+    scaled<Simd, Int4>("int4"),
+    scaled<Simd, Int8>("int8"),
+    scaled<Simd, Fp8>("float8_e4m3fn"),
 };
 
 template <class Simd>
 constexpr Kernels kernels() {
-    return {kFormats<Simd>, sizeof(kFormats<Simd>) / sizeof(Format), dot<Simd>};
+    return {kFormats<Simd>, sizeof(kFormats<Simd>) / sizeof(Format)};
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The kernels without any instruction set named: four floats at a time in the vector types of GCC and Clang,
-// which become whatever the processor's baseline has (SSE2, NEON). The reference for the other two.
+// The kernels without any instruction set named: four floats at a time in the vector types of GCC
+// and Clang, which become whatever the processor's baseline has (SSE2, NEON). The reference for the
+// other two.
 #include "packed_loops.h"
 
 namespace bobot {
@@ -18,8 +19,9 @@ struct Portable {
     static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
     static float sum(Vector a) { return (a[0] + a[1]) + (a[2] + a[3]); }
 
-    // sign, 5 bits of exponent (bias 15), 10 bits of fraction; exponent 0 has no hidden bit, exponent 31 is
-    // infinity or not a number. Moved into place the fields make a float 2**112 times too small.
+    // sign, 5 bits of exponent (bias 15), 10 bits of fraction; exponent 0 has no hidden bit,
+    // exponent 31 is infinity or not a number. Moved into place the fields make a float 2**112
+    // times too small.
     static float from_half(std::uint16_t bits) {
         const std::uint32_t magnitude = bits & 0x7fff;
         const float value = float_of(magnitude << 13) * 0x1p112f;
