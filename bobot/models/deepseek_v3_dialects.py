@@ -24,7 +24,7 @@ from bobot.models.config import (
     rope_from_hf,
     rope_to_hf,
 )
-from bobot.models.deepseek_v3 import DeepseekV3Config, values_of
+from bobot.models.deepseek_v3 import DeepseekV3Config
 from bobot.ops.rope import RopeParameters
 from bobot.quant.weight import Weight
 
@@ -186,15 +186,14 @@ def kv_b_from_halves(config: DeepseekV3Config, key: Weight, value: Weight) -> Te
             found=found,
             wanted=wanted,
         )
-    dtype = key.dtype if isinstance(key, Tensor) else torch.float32
-    halves = values_of(key, dtype).transpose(1, 2), values_of(value, dtype)
-    return torch.cat(halves, dim=1).flatten(0, 1)
+    key_NCP, value_NUC = (w if isinstance(w, Tensor) else w.dequantize() for w in (key, value))
+    return torch.cat((key_NCP.transpose(1, 2), value_NUC), dim=1).flatten(0, 1)
 
 
 def halves_of_kv_b(config: DeepseekV3Config, weight: Weight) -> tuple[Tensor, Tensor]:
     """The inverse of `kv_b_from_halves`; a packed weight becomes bf16."""
-    dtype = weight.dtype if isinstance(weight, Tensor) else torch.bfloat16
-    per_head = values_of(weight, dtype).unflatten(0, (config.num_attention_heads, -1))
+    values = weight if isinstance(weight, Tensor) else weight.dequantize().bfloat16()
+    per_head = values.unflatten(0, (config.num_attention_heads, -1))
     key, value = per_head.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
     return key.transpose(1, 2), value
 

@@ -53,11 +53,8 @@ def load_model(
             target = main_dtype(state)
         generation_config = dict(source.checkpoint.generation_config)
         model, family, form = source.model, source.family, source.checkpoint.dialect
-    keep = getattr(model, "float32_parameters", ())
     for name, weight in state.items():
-        wanted = torch.float32 if split_name(name)[0] in keep else target
-        is_packed = isinstance(weight, QuantWeight)
-        state[name] = weight.to(device) if is_packed else weight.to(device=device, dtype=wanted)
+        state[name] = _placed(model, name, weight, device, target)
     _assign(model, state, target)
     model.eval().requires_grad_(False)
     report = LoadReport(
@@ -94,6 +91,19 @@ def _read_all(source: ModelSource, progress: Progress | None) -> dict[str, Weigh
         if progress is not None:
             progress(done + 1, len(names))
     return state
+
+
+def _placed(
+    model: nn.Module, name: str, weight: Weight, device: str, target: torch.dtype
+) -> Weight:
+    """The weight on the device, in the dtype that the model wants it in."""
+    template, _ = split_name(name)
+    if isinstance(weight, QuantWeight):
+        if template not in getattr(model, "unpacked_parameters", ()):
+            return weight.to(device)
+        weight = weight.dequantize()
+    is_float32 = template in getattr(model, "float32_parameters", ())
+    return weight.to(device=device, dtype=torch.float32 if is_float32 else target)
 
 
 def main_dtype(state: dict[str, Weight]) -> torch.dtype:

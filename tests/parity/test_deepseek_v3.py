@@ -56,7 +56,7 @@ def test_greedy_tokens_without_a_cache_are_the_same(shared: Path, form: str) -> 
 def test_fp8_and_int4_weights_stay_packed(shared: Path) -> None:
     """What is packed in the file is packed in memory; the rest keeps its dtype."""
     for form, packed, plain in (
-        ("hf_fp8", "self_attn.kv_b_proj.weight", "input_layernorm.weight"),
+        ("hf_fp8", "self_attn.o_proj.weight", "self_attn.kv_b_proj.weight"),
         ("hf_int4", "mlp.experts.down_proj", "self_attn.kv_b_proj.weight"),
     ):
         model = bobot.load(shared / "parity" / "kimi_k2" / form)
