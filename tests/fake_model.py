@@ -67,6 +67,7 @@ class FakeModel:
                 kind, is_first = parts[number][0], number != before
                 text = piece.lstrip(" ") if is_first and before >= 0 else str(piece)
                 name = text if is_first and kind == "tool_call" else ""
+                text = text.lstrip(" ") if kind == "tool_call" else text
                 yield PartDelta(
                     part=number,
                     kind=kind,

@@ -65,6 +65,7 @@ class _Scanner:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
+        self._firsts = {name[0] for name in self._names}
         self._longest = max(map(len, self._names), default=1) - 1
         self._held = ""
 
@@ -87,7 +88,9 @@ class _Scanner:
 
     def _num_undecided(self, text: str) -> int:
         """Length of the longest end of `text` that begins a name."""
-        for size in range(min(self._longest, len(text)), 0, -1):
-            if any(name.startswith(text[-size:]) for name in self._names):
-                return size
+        tail = text[-self._longest :] if self._longest else ""
+        starts = [at for first in self._firsts if (at := tail.find(first)) >= 0]
+        for start in range(min(starts, default=len(tail)), len(tail)):
+            if any(name.startswith(tail[start:]) for name in self._names):
+                return len(tail) - start
         return 0

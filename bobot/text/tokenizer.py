@@ -126,10 +126,12 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of the rendered prompt: the template's own special tokens become ids, text inside
         `messages` and `tools` that looks like one stays text (see lookalikes.Guard)."""
-        guard = Guard(self.special_tokens, (messages, tools))
-        text = self.render(
-            guard.protect(messages), guard.protect(tools), add_generation_prompt, **kwargs
-        )
+        try:
+            guard = Guard(self.special_tokens, (messages, tools))
+            shown = guard.protect(messages), guard.protect(tools)
+        except RecursionError as error:
+            raise TemplateError("The conversation or its tools are nested too deeply.") from error
+        text = self.render(*shown, add_generation_prompt, **kwargs)
         return self._encode_parts(text, guard.restore)
 
     def _encode_parts(self, text: str, restore: Callable[[str], str]) -> list[int]:
