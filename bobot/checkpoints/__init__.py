@@ -1,7 +1,7 @@
 """Weight files of every published form, as named lazy tensors; writers for safetensors and GGUF.
 
     with open_checkpoint("Llama-3.2-1B") as checkpoint:
-        checkpoint.dialect                             # "hf", "meta", "mistral" or "gguf"
+        checkpoint.dialect                             # "hf", "meta", "xai", "gguf" ...
         checkpoint.tensors["model.norm.weight"]        # TensorInfo(name, shape, dtype, num_bytes)
         checkpoint.read("model.norm.weight", (2048,))  # mapped from the file
 

@@ -55,9 +55,9 @@ class StoredTensor:
 class Checkpoint:
     """The files of one model, opened for reading. A context manager.
 
-    dialect is "hf", "meta", "mistral" or "gguf" and says whose names the tensors carry; config is
-    the raw config.json, params.json or GGUF metadata; num_shards counts Meta's model-parallel
-    files.
+    dialect is "hf", "meta", "mistral", "openai", "xai" or "gguf" and says whose names the tensors
+    carry; config is the raw config.json, params.json or GGUF metadata; num_shards counts Meta's
+    model-parallel files.
     """
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -218,3 +220,31 @@ def test_a_wrong_setting_would_be_noticed(shared: Path, change: dict[str, Any]) 
     model.model = wrong
     worst = differences(model, expected, 1)
     assert not is_within(worst), f"max {worst.max():.2e}, median {worst.median():.2e}"
+
+
+def test_the_publishers_folders_load_with_the_tokenizer_above_them(
+    shared: Path, tmp_path: Path
+) -> None:
+    parity = shared / "parity"
+    checkpoints = tmp_path / "grok-1" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "ckpt-0").symlink_to(parity / "grok1" / "bf16_2layers" / "ckpt-0")
+    shutil.copy(parity / "grok1" / "bf16_2layers" / "config.json", checkpoints)
+    shutil.copy(parity / "gguf" / "grok1" / "hf" / "tokenizer.model", tmp_path / "grok-1")
+    answers = []
+    for path in (checkpoints, checkpoints / "ckpt-0"):
+        model = bobot.load(path)
+        assert model.tokenizer is not None and model.tokenizer.eos_ids == {2}
+        answers.append("".join(model.generate("Hello", max_tokens=8, temperature=0)))
+    assert answers[0] == answers[1] != ""
+
+
+def test_a_prompt_for_the_released_grok_gets_no_bos(shared: Path, tmp_path: Path) -> None:
+    packed = shared / "parity" / "tokenizers" / "grok1" / "tokenizer.model.gz"
+    (tmp_path / "tokenizer.model").write_bytes(gzip.decompress(packed.read_bytes()))
+    (tmp_path / "ckpt-0").mkdir()
+    (tmp_path / "ckpt-0" / "tensor00000_000").touch()
+    for path in (tmp_path, tmp_path / "ckpt-0"):
+        tokenizer = bobot.load_tokenizer(path)
+        assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_ids) == (131072, 1, {2})
+        assert not tokenizer.adds_bos
