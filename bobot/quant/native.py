@@ -13,10 +13,14 @@ from torch import Tensor
 from bobot import kernels
 from bobot.quant.weight import Format, Parts
 
+BYTES_PER_THREAD = 1 << 15
+"""Some 10 us of work; to wake a thread for less costs more than it saves."""
+
 
 @dataclass(frozen=True)
 class Packed:
-    """A weight as the kernels take it.
+    """A weight as the kernels take it. They are handed NumPy's views of the tensors: that costs
+    2 us a call, torch's own DLPack more than 10.
 
     values: uint8 (.., out, bytes). scales: (.., ceil(out / rows_per_scale),
     ceil(in / values_per_scale)), or None where they lie among the values.
@@ -47,12 +51,12 @@ class Packed:
         values, scales = self._flat()
         kernels.dequantize(
             self.kernel,
-            values,
-            out.view(-1, num_values),
+            values.numpy(),
+            out.view(-1, num_values).numpy(),
             scales,
             rows_per_scale=self.rows_per_scale,
             values_per_scale=self.values_per_scale,
-            num_threads=torch.get_num_threads(),
+            num_threads=self._num_threads(),
         )
         return out
 
@@ -63,15 +67,18 @@ class Packed:
         out_MN = torch.empty(shape, dtype=torch.float32, device="cpu")
         kernels.linear(
             self.kernel,
-            x_MK.detach().contiguous(),
-            values,
-            out_MN,
+            x_MK.detach().contiguous().numpy(),
+            values.numpy(),
+            out_MN.numpy(),
             scales,
             rows_per_scale=self.rows_per_scale,
             values_per_scale=self.values_per_scale,
-            num_threads=torch.get_num_threads(),
+            num_threads=self._num_threads(),
         )
         return out_MN
+
+    def _num_threads(self) -> int:
+        return min(torch.get_num_threads(), 1 + self.values.nbytes // BYTES_PER_THREAD)
 
     def _matrix(self, index: int) -> Packed:
         scales = None if self.scales is None else self.scales[index]
