@@ -23,11 +23,13 @@ class FakeModel:
         template: str | None = "yes",
         name: str = "fake",
         parts: Sequence[tuple[Kind, str]] = (),
+        finish_reason: str = "stop",
     ) -> None:
         """parts: (kind, text) of each part of an answer; of a call, "NAME ARGUMENTS"."""
         self.name = name
         self.fixed_answer = answer
         self.parts = parts
+        self.finish_reason = finish_reason
         self.max_model_len = max_model_len
         self.num_parameters = 1_500_000
         self.last_stats: Any = None
@@ -61,13 +63,14 @@ class FakeModel:
         self, parts: Any, kinds: list[int], pieces: Iterator[Piece]
     ) -> Generator[PartDelta, None, None]:
         """Each piece as a delta of the part in which its word stands."""
-        before = -1
+        before, follows_name = -1, False
         try:
             for number, piece in zip(kinds, pieces, strict=False):
                 kind, is_first = parts[number][0], number != before
                 text = piece.lstrip(" ") if is_first and before >= 0 else str(piece)
                 name = text if is_first and kind == "tool_call" else ""
-                text = text.lstrip(" ") if kind == "tool_call" else text
+                text = text.lstrip(" ") if follows_name else text
+                follows_name = bool(name)
                 yield PartDelta(
                     part=number,
                     kind=kind,
@@ -93,7 +96,9 @@ class FakeModel:
                 count += 1
                 piece = Piece(word if index == 0 else f" {word}")
                 if index + 1 == len(words[:limit]):
-                    reason = piece.finish_reason = "stop" if limit >= len(words) else "length"
+                    reason = piece.finish_reason = (
+                        self.finish_reason if limit >= len(words) else "length"
+                    )
                 yield piece
         finally:
             self.closed += 1

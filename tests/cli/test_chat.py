@@ -266,6 +266,40 @@ def test_folder_that_can_not_be_written_is_told_once_and_the_chat_goes_on(tmp_pa
     assert len(talk.contents) == 4
 
 
+# ---------------------------------------------------------------------- reasoning
+
+
+def test_reasoning_is_shown_on_request_and_is_no_part_of_the_text(tmp_path: Path) -> None:
+    parts = [("reasoning", "hm so"), ("text", "it is four")]
+    file = tmp_path / "out.md"
+    talk = Talk(tmp_path / "c", "/reasoning", "q", f"/export {file}", "/reasoning", parts=parts)
+    assert talk.contents == ["q", "it is four"]
+    assert "came without reasoning" in talk.person.seen[2]
+    assert talk.person.seen[-1] == "hm so"
+    assert "hm so" not in file.read_text()
+    saved = json.loads(next((tmp_path / "c").iterdir()).read_text())
+    assert saved["messages"][1]["reasoning_content"] == "hm so"
+
+
+def test_reasoning_effort_is_set_and_refused_where_there_is_none(tmp_path: Path) -> None:
+    talk = Talk(tmp_path, "/reasoning low", "q", "/reasoning max", parts=[("text", "x")])
+    assert talk.model.calls[0]["reasoning_effort"] == "low"
+    assert "low, medium, high, default" in talk.seen
+    assert "no reasoning effort" in Talk(tmp_path, "/reasoning low").seen
+
+
+def test_a_tool_call_is_quoted_and_told(
+    tmp_path: Path, run_bobot: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [("reasoning", "hm"), ("tool_call", 'f {"a": 1}')]
+    talk = Talk(tmp_path, "q", parts=parts, finish_reason="tool_calls")
+    assert '{"name": "f", "arguments": {"a": 1}}' in talk.seen
+    assert "this chat runs none" in talk.seen
+    model = FakeModel(parts=[("reasoning", "hm"), ("text", "four")])
+    monkeypatch.setattr("bobot.load", lambda name: model, raising=False)
+    assert run_bobot("chat", stdin=b"q\n") == (0, "four\n", "")
+
+
 # ---------------------------------------------------------------------- limits
 
 

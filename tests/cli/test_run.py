@@ -141,6 +141,19 @@ def test_json_is_one_object_on_stdout(run_bobot: Run, model: FakeModel) -> None:
     assert (report["finish_reason"], report["tokens_per_s"]) == ("stop", 12.5)
 
 
+def test_reasoning_stays_out_of_the_answer_and_stands_in_the_json(
+    run_bobot: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FakeModel(parts=[("reasoning", "hm so"), ("text", "it is four")])
+    monkeypatch.setattr("bobot.load", lambda name: model)
+    assert run_bobot("run", "q", "--reasoning-effort", "high") == (0, "it is four\n", "")
+    assert model.calls[-1]["reasoning_effort"] == "high"
+    report = json.loads(run_bobot("run", "q", "--json").out)
+    assert (report["text"], report["reasoning"]) == ("it is four", "hm so")
+    assert run_bobot("run", "q", "--reasoning-effort", "max")[0] == 2
+    assert run_bobot("run", "q", "--raw", "--reasoning-effort", "low")[0] == 2
+
+
 def test_stats_and_a_cut_answer_are_told_on_stderr(
     run_bobot: Run, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
