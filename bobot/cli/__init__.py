@@ -35,6 +35,7 @@ def commands() -> dict[str, str]:
         "pull": tr("download a model, or go on with a download"),
         "list": tr("the models on this machine"),
         "show": tr("what a model is: architecture, size, context, licence"),
+        "fit": tr("will a model run here: memory, disk, speed, which form"),
         "rm": tr("remove a model from this machine"),
         "doctor": tr("what this machine has, what is missing, what to do"),
         "train": tr("train a model from scratch by a recipe"),

@@ -15,7 +15,7 @@ from bobot.messages import tr
 
 def load_model(name: str | None) -> Any:
     """The LocalModel called `name`; importing torch is part of the wait."""
-    with importing(), _waiting():
+    with importing(), waiting(tr("loading the model ...")):
         import bobot
 
         return bobot.load(name)
@@ -23,7 +23,7 @@ def load_model(name: str | None) -> Any:
 
 def check_sampling(sampling: dict[str, Any]) -> None:
     """Raises RequestError for a value out of range, before a large model is loaded in vain."""
-    with importing(), _waiting():
+    with importing(), waiting(tr("loading the model ...")):
         from bobot.engine.sampling_params import SamplingParams
 
     SamplingParams(**sampling)
@@ -52,12 +52,11 @@ def _leave(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def _waiting() -> Iterator[None]:
-    """A line that says so on a terminal's stderr while the block runs, wiped afterwards."""
+def waiting(text: str) -> Iterator[None]:
+    """A line with `text` on a terminal's stderr while the block runs, wiped afterwards."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield
         return
-    text = tr("loading the model ...")
     print(text, end="", file=sys.stderr, flush=True)
     try:
         yield

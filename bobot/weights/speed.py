@@ -1,0 +1,193 @@
+"""How fast this machine is now: memory, disk, and the operations that a model's speed is made of.
+
+Each operation is the one that the engine calls, timed for some milliseconds on weights of the right
+form and width. So a faster kernel, another machine or a busy one shows in the figure, and nothing
+has to be assumed about the efficiency of a path. The values are made up: time depends on the
+number of bytes, not on what they say. Where an operation is fast its weights fill SCRATCH_BYTES, so
+that they come from memory and not from a cache; servers with larger caches will look too good.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bobot.ops.attention import AttentionSpec, attention
+from bobot.ops.linear import linear
+from bobot.quant.weight import QuantWeight, Weight
+
+SCRATCH_BYTES = 128 << 20
+DISK_BYTES = 128 << 20
+SHORT_S = 0.02
+"""An operation that takes longer is not repeated on more weights."""
+_TRIES = 5
+
+
+class Speeds:
+    """Times of this machine in seconds, each measured once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[object, ...], float] = {}
+        self._scratch: Tensor | None = None
+
+    def memory_bytes_per_s(self) -> float:
+        """Reading a large array, all threads."""
+        numbers = self._bytes().view(torch.float32)
+        time_s = self._once(("memory",), lambda: _time(lambda: numbers.sum()))
+        return numbers.nbytes / time_s
+
+    def product_s(self, sample: Weight, num_rows: int, dtype: torch.dtype) -> float:
+        """A product of `num_rows` tokens with weights stored like `sample`, per weight."""
+        if sample.ndim == 3:
+            sample = sample[0]
+        kind = sample.format.name if isinstance(sample, QuantWeight) else sample.dtype
+        key = (kind, num_rows, dtype)
+        return self._once(key, lambda: self._product_s(sample, num_rows, dtype))
+
+    def attention_s(
+        self,
+        spec: AttentionSpec,
+        num_queries: int,
+        num_keys: int,
+        dtype: torch.dtype,
+        has_sinks: bool,
+    ) -> float:
+        """Attention of one layer: the last `num_queries` of `num_keys` tokens."""
+        key = (spec, num_queries, num_keys, dtype, has_sinks)
+        return self._once(key, lambda: self._attention_s(*key))
+
+    def small_step_s(self) -> float:
+        """A product so small that only the call counts."""
+        weight, x = torch.ones(64, 64), torch.ones(1, 64)
+
+        def steps() -> None:
+            for _ in range(50):
+                linear(x, weight)
+
+        return self._once(("small step",), lambda: _time(steps) / 50)
+
+    def _once(self, key: tuple[object, ...], measure: Callable[[], float]) -> float:
+        if key not in self._times:
+            with torch.inference_mode():
+                self._times[key] = measure()
+        return self._times[key]
+
+    def _product_s(self, sample: Weight, num_rows: int, dtype: torch.dtype) -> float:
+        """Measured on some of the scratch bytes, and where that is short, on more."""
+        columns = sample.shape[-1]
+        x_RD = torch.ones(num_rows, columns, dtype=dtype)
+        per_row = sample.nbytes / sample.shape[0]
+        time_s = 0.0
+        for share in (64, 8, 1):
+            rows = max(512, int(SCRATCH_BYTES / share / per_row) // 512 * 512)
+            weight = self._weight_like(sample, rows)
+            time_s = _time(lambda weight=weight: linear(x_RD, weight)) / (rows * columns)
+            if time_s * rows * columns > SHORT_S:
+                break
+        return time_s
+
+    def _attention_s(
+        self,
+        spec: AttentionSpec,
+        num_queries: int,
+        num_keys: int,
+        dtype: torch.dtype,
+        has_sinks: bool,
+    ) -> float:
+        """Over several caches in turn, as the layers' caches follow each other."""
+        shape = (num_keys, spec.num_kv_heads, spec.head_dim)
+        count = max(1, min(8, SCRATCH_BYTES // (2 * num_keys * shape[1] * shape[2] * 2)))
+        caches = []
+        for _ in range(count):
+            keys = torch.full(shape, 0.01, dtype=dtype)
+            if spec.v_is_k_prefix:
+                values = keys[..., : spec.v_head_dim]
+            else:
+                values = torch.full((*shape[:2], spec.v_head_dim), 0.01, dtype=dtype)
+            caches.append((keys, values))
+        queries = torch.ones(num_queries, spec.num_heads, spec.head_dim, dtype=dtype)
+        sinks = torch.zeros(spec.num_heads) if has_sinks else None
+
+        def layers() -> None:
+            for keys, values in caches:
+                first = num_keys - num_queries
+                attention(queries, keys, values, spec, first_query=first, sinks_N=sinks)
+
+        return _time(layers) / count
+
+    def _weight_like(self, sample: Weight, rows: int) -> Weight:
+        """A matrix of `rows` rows stored like `sample`, over the scratch bytes."""
+        if isinstance(sample, Tensor):
+            return self._tensor_like(sample, rows, 0)[0]
+        start, parts = 0, {}
+        for name, part in sample.parts.items():
+            per_entry = sample.format.rows_per_entry.get(name, 1)
+            length = (
+                -(-rows // per_entry) if per_entry < 2 or name == "scales" else rows // per_entry
+            )
+            parts[name], start = self._tensor_like(part, length, start)
+        return QuantWeight(sample.format, parts, (rows, *sample.shape[1:]))
+
+    def _tensor_like(self, part: Tensor, rows: int, start: int) -> tuple[Tensor, int]:
+        """A tensor with that many rows, laid out by rows or by columns as `part` is, and where the
+        next can start.
+        """
+        shape = (rows, *part.shape[1:])
+        stop = start + rows * (part.numel() // part.shape[0]) * part.element_size()
+        if stop > SCRATCH_BYTES:
+            start, stop = 0, stop - start
+        flat = self._bytes()[start:stop].view(part.dtype)
+        is_by_columns = part.ndim == 2 and part.stride(-1) != 1 and part.shape[-1] > 1
+        tensor = flat.view(shape[1], shape[0]).t() if is_by_columns else flat.view(shape)
+        return tensor, stop + -stop % 64
+
+    def _bytes(self) -> Tensor:
+        """Bytes that are an ordinary number in every format: bfloat16 0.01 to 0.02."""
+        if self._scratch is None:
+            generator = torch.Generator().manual_seed(0)
+            block = torch.randint(0x3C, 0x3D, (1 << 20,), generator=generator, dtype=torch.uint8)
+            self._scratch = block.repeat(SCRATCH_BYTES >> 20)
+        return self._scratch
+
+
+def _time(operation: Callable[[], object]) -> float:
+    """The best of a few tries after one that warms up, fewer where it takes long: what other
+    programs take away comes and goes.
+    """
+    times = []
+    for attempt in range(_TRIES + 1):
+        start = time.perf_counter()
+        operation()
+        times.append(time.perf_counter() - start)
+        if attempt and sum(times) > 10 * SHORT_S:
+            break
+    return min(times[1:])
+
+
+def disk_bytes_per_s(folder: Path) -> float | None:
+    """Reading a new file of `folder`'s disk past the page cache; None where that can't be measured:
+    no permission, no room, or no way to empty the cache of one file.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    chunk = os.urandom(1 << 20)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(DISK_BYTES >> 20):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            start = time.perf_counter()
+            while file.read(4 << 20):
+                pass
+            return DISK_BYTES / (time.perf_counter() - start)
+    except OSError:
+        return None
