@@ -317,8 +317,8 @@ class DeepseekV3(nn.Module):
         "model.layers.{n}.mlp.gate.weight",
     )
     """Plain in memory also where the file has them packed: they are cut and folded, or multiplied
-    in float32. It adds 0.05 % to Kimi K2's bytes; unpacking in each step took half as long as the
-    whole attention of a token.
+    in float32. It adds 0.05 % to Kimi K2's bytes; unpacking FP8 in each step took longer than the
+    rest of a token's attention (34 ms and 27 ms a layer, one core).
     """
 
     def __init__(self, config: DeepseekV3Config) -> None:

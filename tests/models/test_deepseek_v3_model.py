@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bobot.engine.sampling_params import SamplingParams
 from bobot.layers.context import PackedAttention
 from bobot.models.deepseek_v3 import DeepseekV3, DeepseekV3Config, DeepseekV3Router
 from bobot.models.deepseek_v3_dialects import config_from_hf
+from bobot.weights.load import load_model
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -208,3 +210,15 @@ def test_only_the_best_groups_are_looked_into() -> None:
         router.weight[:, 0] = torch.tensor([0.9, 0.1, 0.6, 0.6]).logit()
         experts, _ = router(torch.nn.functional.one_hot(torch.tensor([0]), 32).float())
     assert sorted(experts[0].tolist()) == [2, 3], experts
+
+
+def test_a_folder_that_transformers_saved_gives_the_same_logits(tmp_path: Path) -> None:
+    reference, _ = pair("deepseek v3")
+    reference.save_pretrained(tmp_path)
+    model, report = load_model(tmp_path)
+    assert (report.family, report.dtype) == ("deepseek_v3", torch.float32)
+    ids = torch.arange(40)
+    with torch.no_grad():
+        expected = reference(ids[None]).logits[0]
+    difference = (model.logits(model(ids, ids, PackedAttention())) - expected).abs().max().item()
+    assert difference <= 2e-5, f"{difference:.2e}"
