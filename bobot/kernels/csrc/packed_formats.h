@@ -52,11 +52,12 @@ inline std::uint32_t bits_of(float value) {
 template <int kBits, std::size_t kRun, std::size_t kNumRuns, int kOffset = 0>
 void bit_planes(const std::uint8_t* packed, std::int8_t* out) {
     typedef std::uint8_t Bytes __attribute__((vector_size(kRun)));
+    constexpr std::uint8_t kMask = (1 << kBits) - 1, kTaken = kOffset;
     for (std::size_t run = 0; run < kNumRuns; ++run, packed += kRun) {
         Bytes bytes;
         std::memcpy(&bytes, packed, kRun);
-        for (int shift = 0; shift < 8; shift += kBits, out += kRun) {
-            const Bytes plane = (bytes >> shift & ((1 << kBits) - 1)) - kOffset;
+        for (std::uint8_t shift = 0; shift < 8; shift += kBits, out += kRun) {
+            const Bytes plane = (bytes >> shift & kMask) - kTaken;
             std::memcpy(out, &plane, kRun);
         }
     }
