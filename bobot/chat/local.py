@@ -289,7 +289,8 @@ class LocalModel:
         tokenizer = self._need_tokenizer()
         if tokenizer.chat_template is None:
             raise TemplateError(
-                "{name} has no chat template: it continues text and knows no conversations.",
+                "{name} has no chat template: like every base model it continues text and knows no"
+                " conversations.",
                 hint="Use generate (bobot run --raw), or an instruct model.",
                 name=self.name,
             )

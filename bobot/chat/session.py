@@ -46,6 +46,8 @@ class Session:
         self.own_system: str | None = None
         """The system prompt of /system; None: that of the persona."""
         self.settings: dict[str, Any] = {}
+        self.open_reasoning = ""
+        """What was thought about the pending question before the answer was stopped."""
         self.reasoning_effort: str | None = None
         """One of EFFORTS; None: the model's own."""
         self.name: str | None = None
@@ -144,6 +146,8 @@ class Session:
     @property
     def last_reasoning(self) -> str:
         """What the model thought before its last answer; empty if nothing."""
+        if self.pending and self.open_reasoning:
+            return self.open_reasoning
         answers = [message for message in self.messages if message.role == "assistant"]
         return answers[-1].reasoning if answers else ""
 
@@ -183,9 +187,10 @@ class Session:
                 yield delta
         finally:
             deltas.close()
-            if text := "".join(delta.text for delta in seen if delta.kind == "text"):
-                reasoning = joined(parts_of(seen), "reasoning")
-                self.messages.append(Message("assistant", text, reasoning))
+            text = "".join(delta.text for delta in seen if delta.kind == "text")
+            self.open_reasoning = joined(parts_of(seen), "reasoning")
+            if text:
+                self.messages.append(Message("assistant", text, self.open_reasoning))
 
     def _effort(self, model: Any) -> dict[str, Any]:
         """A model that knows no reasoning effort is asked without it."""

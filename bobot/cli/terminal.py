@@ -77,12 +77,12 @@ class Terminal:
                         thinking.push(delta.text, delta.num_tokens)
                         continue
                     if thinking is not None and delta.text:
-                        thinking.finish()
+                        thinking.finish(is_after_text=stream.has_block)
                         thinking = None
                     stream.push(delta.text)
             finally:
                 if thinking is not None:
-                    thinking.finish()
+                    thinking.finish(is_after_text=stream.has_block)
                 stream.finish()
         print(flush=True)
 

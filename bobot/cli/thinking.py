@@ -33,8 +33,10 @@ class Thinking:
             self.lines.replace([], [_dim(line) for line in self._last_lines()])
             self._drawn_at = time.monotonic()
 
-    def finish(self) -> None:
-        self.lines.replace([_dim(thought_line(self.num_tokens)), ""], [WAITING])
+    def finish(self, *, is_after_text: bool = False) -> None:
+        """Text that follows other text brings its own blank line."""
+        line = _dim(thought_line(self.num_tokens))
+        self.lines.replace(["", line] if is_after_text else [line, ""], [WAITING])
 
     def _last_lines(self) -> list[str]:
         """The end of the reasoning, folded to the width of the window."""

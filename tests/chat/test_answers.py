@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bobot.chat.answer import Answer
 from bobot.chat.local import LocalModel
 from bobot.chat.session import Session
 from bobot.errors import RequestError, TemplateError, UsageError
+from bobot.text import load_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 ASK = [{"role": "user", "content": "halo"}]
@@ -130,6 +132,19 @@ def test_reasoning_effort_reaches_the_prompt_or_is_refused(
         plain.chat(ASK, tools=TOOLS)
 
 
+def test_grok_continues_text_without_bos_and_refuses_a_chat(tmp_path: Path, shared: Path) -> None:
+    packed = (shared / "parity/tokenizers/grok1/tokenizer.model.gz").read_bytes()
+    model = scripted_model(tmp_path, [], None, " dan")
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(gzip.decompress(packed))
+    model.tokenizer = load_tokenizer(tmp_path)
+    assert model.encode("halo") == model.tokenizer.encode("halo")
+    model.engine.answer = model.tokenizer.encode("dan")  # type: ignore[attr-defined]
+    assert "".join(model.generate("halo")) == " dan"
+    with pytest.raises(TemplateError, match="like every base model it continues text"):
+        model.chat(ASK)
+
+
 def test_without_markers_chat_and_generate_give_the_same_pieces(tmp_path: Path) -> None:
     text = 'caf\u00e9 <think> {"name": "f"} [TOOL_CALLS] \U0001f642'
     model = scripted_model(tmp_path, ["<|end|>"], "{{ messages[0].content }}", text)
@@ -174,10 +189,13 @@ def test_a_call_that_nobody_runs_is_quoted_in_the_text() -> None:
     assert shown == 'Wait.\n\n```json\n{"name": "f", "arguments": {"a": 1}}\n```'
 
 
-def test_reasoning_alone_leaves_the_question_open() -> None:
+def test_reasoning_alone_leaves_the_question_open_and_can_be_looked_at() -> None:
     session = Session()
     talk(session, FakeModel(parts=[("reasoning", "hm so")]))
     assert session.pending
+    assert session.last_reasoning == "hm so"
+    talk(session, FakeModel())
+    assert session.last_reasoning == ""
 
 
 def test_reasoning_effort_of_a_session_is_checked_and_sent() -> None:

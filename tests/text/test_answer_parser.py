@@ -199,6 +199,23 @@ def test_malformed_arguments_are_kept_as_they_are_and_marked(text: str, is_malfo
     assert as_object == (text if is_malformed else json.loads(text))
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("kimi_k2_standin", ["<|im_end|>"]),
+        ("mistral_v3", ["</s>"]),
+        ("mistral_tekken", ["</s>"]),
+        ("llama3", ["<|eot_id|>", "<|eom_id|>"]),
+        ("o200k_harmony", ["<|return|>", "<|call|>"]),
+    ],
+)
+def test_each_family_stops_where_its_answers_end(
+    name: str, ends: list[str], published: Callable[[str], Tokenizer]
+) -> None:
+    tokenizer = published(name)
+    assert {tokenizer.special_tokens[end] for end in ends} <= tokenizer.eos_ids
+
+
 # ---------------------------------------------------------------------- round trips
 
 TEMPLATES = [  # with how many answers and calls are compared
