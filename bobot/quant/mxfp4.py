@@ -55,7 +55,14 @@ def quantize(weight: Tensor) -> QuantWeight:
     exponents += (torch.ldexp(largest, -exponents) > E2M1[-1] + 1).int()
     exponents = exponents.clamp(-BIAS, BIAS)
     scaled = torch.ldexp(grouped, -exponents.unsqueeze(-1))
-    magnitudes = torch.tensor(E2M1, device=weight.device)
+    return pack(scaled, exponents)
+
+
+def pack(scaled: Tensor, exponents: Tensor) -> QuantWeight:
+    """The weight whose groups (.., groups, 32) are `scaled` times 2 ** exponents (.., groups), each
+    value as the nearest of E2M1.
+    """
+    magnitudes = torch.tensor(E2M1, device=scaled.device)
     halfway = (magnitudes[1:] + magnitudes[:-1]) / 2
     codes = torch.bucketize(scaled.abs().contiguous(), halfway).to(torch.uint8)
     codes |= (scaled < 0).to(torch.uint8) << 3

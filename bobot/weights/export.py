@@ -107,7 +107,7 @@ def target_tensors(source: Weights, target: Dialect) -> Iterator[TargetTensor]:
 
 def _derived(source: Weights, name: str, n: str, found: Derived) -> Iterator[TargetTensor]:
     assert found.split is not None, f"{name} can't be written in this form"
-    samples = found.split(source.config, source.read(name))
+    samples = found.split(source.config, source.sample(name))
     for number, (theirs, sample) in enumerate(zip(found.names, samples, strict=True)):
         read = partial(_part, source, name, found, number)
         yield TargetTensor(theirs.replace("{n}", n), tuple(sample.shape), sample, read)
