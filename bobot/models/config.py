@@ -281,8 +281,8 @@ def _yarn(fields: Fields) -> dict[str, Any]:
         "original_max_position_embeddings": fields.take(
             "original_max_position_embeddings", int, minimum=1
         ),
-        "beta_fast": fields.take("beta_fast", float, 32.0, minimum=1e-3),
-        "beta_slow": fields.take("beta_slow", float, 1.0, minimum=1e-3),
+        "beta_fast": fields.take("beta_fast", float, 32.0, minimum=1e-3, maximum=1e6),
+        "beta_slow": fields.take("beta_slow", float, 1.0, minimum=1e-3, maximum=1e6),
         "truncate": fields.take("truncate", bool, True),
     }
     for key in ("attention_factor", "mscale", "mscale_all_dim"):

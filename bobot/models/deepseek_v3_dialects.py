@@ -28,6 +28,9 @@ from bobot.models.deepseek_v3 import DeepseekV3Config
 from bobot.ops.rope import RopeParameters
 from bobot.quant.weight import Weight
 
+LARGEST_COUNT = 2**14
+"""No published model has more heads or experts, or wider heads; a file that says so is damaged."""
+
 _NOT_NEEDED = (
     "aux_loss_alpha",
     "auto_map",
@@ -53,10 +56,10 @@ def config_from_hf(source: TensorSource) -> DeepseekV3Config:
     fields.take_one_of("topk_method", ["noaux_tc"], "noaux_tc")
     fields.take_one_of("moe_layer_freq", [1], 1)
     fields.take_one_of("attention_bias", [False], False)
-    num_heads = fields.take("num_attention_heads", int, minimum=1)
+    num_heads = fields.take("num_attention_heads", int, minimum=1, maximum=LARGEST_COUNT)
     fields.take_one_of("num_key_value_heads", [num_heads], num_heads)
-    plain = fields.take("qk_nope_head_dim", int, minimum=1)
-    rotary = fields.take("qk_rope_head_dim", int, minimum=2)
+    plain = fields.take("qk_nope_head_dim", int, minimum=1, maximum=LARGEST_COUNT)
+    rotary = fields.take("qk_rope_head_dim", int, minimum=2, maximum=LARGEST_COUNT)
     fields.take_one_of("qk_head_dim", [plain + rotary], plain + rotary)
     fields.take_one_of("head_dim", [rotary], rotary)  # as transformers writes it
     config = DeepseekV3Config(
@@ -71,9 +74,9 @@ def config_from_hf(source: TensorSource) -> DeepseekV3Config:
         kv_lora_rank=fields.take("kv_lora_rank", int, minimum=1),
         qk_nope_head_dim=plain,
         qk_rope_head_dim=rotary,
-        v_head_dim=fields.take("v_head_dim", int, minimum=1),
-        n_routed_experts=fields.take("n_routed_experts", int, minimum=1),
-        n_shared_experts=fields.take("n_shared_experts", int, minimum=1),
+        v_head_dim=fields.take("v_head_dim", int, minimum=1, maximum=LARGEST_COUNT),
+        n_routed_experts=fields.take("n_routed_experts", int, minimum=1, maximum=LARGEST_COUNT),
+        n_shared_experts=fields.take("n_shared_experts", int, minimum=1, maximum=LARGEST_COUNT),
         num_experts_per_tok=fields.take("num_experts_per_tok", int, minimum=1),
         n_group=fields.take("n_group", int, 1, minimum=1),
         topk_group=fields.take("topk_group", int, 1, minimum=1),
@@ -106,14 +109,14 @@ def config_from_gguf(source: TensorSource) -> DeepseekV3Config:
         )
     fields = Fields(settings, "GGUF header (deepseek2.*)")
     latent = fields.take("attention.kv_lora_rank", int, minimum=1)
-    rotary = fields.take("rope.dimension_count", int, minimum=2)
+    rotary = fields.take("rope.dimension_count", int, minimum=2, maximum=LARGEST_COUNT)
     fields.take_one_of("attention.head_count_kv", [1])
     fields.take_one_of("attention.key_length", [latent + rotary])
     fields.take_one_of("attention.value_length", [latent])
     fields.take_one_of("expert_gating_func", [_SIGMOID])
     fields.take_one_of("nextn_predict_layers", [0], 0)
     fields.ignore("vocab_size")  # the embedding has the true number of rows
-    num_experts = fields.take("expert_count", int, minimum=1)
+    num_experts = fields.take("expert_count", int, minimum=1, maximum=LARGEST_COUNT)
     # Files from before llama.cpp knew groups do not name them. Of the published models only
     # DeepSeek-V3 and R1 have any, and only they have 256 experts.
     groups, best_groups = (8, 4) if num_experts == 256 else (1, 1)
@@ -124,14 +127,19 @@ def config_from_gguf(source: TensorSource) -> DeepseekV3Config:
         moe_intermediate_size=fields.take("expert_feed_forward_length", int, minimum=1),
         num_hidden_layers=fields.take("block_count", int, minimum=1),
         first_k_dense_replace=fields.take("leading_dense_block_count", int, minimum=0),
-        num_attention_heads=fields.take("attention.head_count", int, minimum=1),
+        num_attention_heads=fields.take(
+            "attention.head_count", int, minimum=1, maximum=LARGEST_COUNT
+        ),
         q_lora_rank=fields.take("attention.q_lora_rank", int, 0, minimum=1) or None,
         kv_lora_rank=latent,
-        qk_nope_head_dim=fields.take("attention.key_length_mla", int, minimum=rotary + 1) - rotary,
+        qk_nope_head_dim=fields.take(
+            "attention.key_length_mla", int, minimum=rotary + 1, maximum=2 * LARGEST_COUNT
+        )
+        - rotary,
         qk_rope_head_dim=rotary,
-        v_head_dim=fields.take("attention.value_length_mla", int, minimum=1),
+        v_head_dim=fields.take("attention.value_length_mla", int, minimum=1, maximum=LARGEST_COUNT),
         n_routed_experts=num_experts,
-        n_shared_experts=fields.take("expert_shared_count", int, minimum=1),
+        n_shared_experts=fields.take("expert_shared_count", int, minimum=1, maximum=LARGEST_COUNT),
         num_experts_per_tok=fields.take("expert_used_count", int, minimum=1),
         n_group=fields.take("expert_group_count", int, groups, minimum=1),
         topk_group=fields.take("expert_group_used_count", int, best_groups, minimum=1),
@@ -163,8 +171,10 @@ def _rope_from_gguf(fields: Fields) -> RopeParameters:
         kind="yarn",
         factor=fields.take("rope.scaling.factor", float, minimum=1.0),
         original_max_position_embeddings=_context(fields, "rope.scaling.original_context_length"),
-        beta_fast=fields.take("rope.scaling.yarn_beta_fast", float, 32.0, minimum=1e-3),
-        beta_slow=fields.take("rope.scaling.yarn_beta_slow", float, 1.0, minimum=1e-3),
+        beta_fast=fields.take(
+            "rope.scaling.yarn_beta_fast", float, 32.0, minimum=1e-3, maximum=1e6
+        ),
+        beta_slow=fields.take("rope.scaling.yarn_beta_slow", float, 1.0, minimum=1e-3, maximum=1e6),
         mscale=mscale or None,
         mscale_all_dim=mscale or None,
     )

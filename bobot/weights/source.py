@@ -25,6 +25,9 @@ from bobot.weights.published import PackedForm, packed_form, read_packed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+MAX_TENSORS = 2**19
+"""More than any published model has (Kimi K2 Thinking: 208,215)."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -143,18 +146,15 @@ class ModelSource:
         return tuple(sorted(ignored))
 
     def _stored_names(self, parameters: Iterable[tuple[str, Tensor]]) -> set[str]:
-        theirs = {
-            found
-            for name, parameter in parameters
-            for found in source_names(name, tuple(parameter.shape), self.dialect)
-        }
-        return {
-            stored
-            for name in theirs
-            for stored in (
-                self.form.names(name).values() if self.form and self._is_packed(name) else [name]
-            )
-        }
+        """What the files call these; not all of them once there are more than any model has."""
+        stored: set[str] = set()
+        for name, parameter in parameters:
+            for theirs in source_names(name, tuple(parameter.shape), self.dialect):
+                form = self.form if self._is_packed(theirs) else None
+                stored.update([theirs] if form is None else form.names(theirs).values())
+            if len(stored) > MAX_TENSORS:
+                break
+        return stored
 
     def _is_packed(self, theirs: str) -> bool:
         """Whether `theirs` is stored as parts: the part that only a packed weight has is there."""

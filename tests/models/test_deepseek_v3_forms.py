@@ -156,6 +156,15 @@ def test_patterns_of_a_config_are_never_run(tmp_path: Path) -> None:
     assert (seconds := time.perf_counter() - start) < 5, f"{seconds:.1f} s"
 
 
+def test_settings_of_millions_of_tensors_are_refused_fast(tmp_path: Path) -> None:
+    changes = {"num_hidden_layers": 60, "n_routed_experts": 3 * 5000, "quantization_config": FP8}
+    path = save(tmp_path, fp8_files()[0], TINY | changes)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="missing"):
+        load_model(path)
+    assert (seconds := time.perf_counter() - start) < 20, f"{seconds:.1f} s"
+
+
 EXPERT = "model.layers.1.mlp.experts.2.down_proj.weight"
 GATE = "model.layers.1.mlp.experts.0.gate_proj.weight"
 KV_B = "model.layers.0.self_attn.kv_b_proj.weight"
@@ -252,6 +261,10 @@ def test_packed_files_that_do_not_fit_are_named(case: str, tmp_path: Path) -> No
         ({"qk_rope_head_dim": 15}, ["qk_rope_head_dim", "15", "even"]),
         ({"n_shared_experts": None}, ["n_shared_experts"]),
         ({"num_nextn_predict_layers": 2**19}, ["num_nextn_predict_layers", "16"]),
+        ({"num_attention_heads": 2**20}, ["num_attention_heads", str(2**20), str(2**14)]),
+        ({"v_head_dim": 2**20}, ["v_head_dim", str(2**20), str(2**14)]),
+        ({"n_routed_experts": 2**15}, ["n_routed_experts", str(2**15), str(2**14)]),
+        ({"rope_scaling": TINY["rope_scaling"] | {"beta_fast": 1e300}}, ["beta_fast", "1e+300"]),
         ({"model_type": "deepseek_v32"}, ["model_type", "deepseek_v32"]),
         ({"rope_scaling": TINY["rope_scaling"] | {"mscale": -1.0}}, ["mscale", "-1.0"]),
     ],
