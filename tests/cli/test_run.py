@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_what_was_written_and_exits_with_130(
 def test_missing_model_says_how_to_get_it(run_bobot: Run) -> None:
     status, out, err = run_bobot("run", "mistral:7b", "x")
     assert (status, out) == (1, "")
-    assert "hf download mistralai/Mistral-7B-Instruct-v0.3" in err
+    assert "bobot pull mistral:7b" in err
 
 
 def test_published_model_tells_its_story(run_bobot: Run, shared: Path) -> None:
