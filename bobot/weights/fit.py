@@ -31,8 +31,8 @@ DEFAULT_CONTEXT = 8192
 READING_TOKENS_PER_S = 5.0
 """About the pace at which people read; below it one waits for every sentence."""
 NOTABLY_FASTER = 1.5
-PROGRAM_BYTES = 330 << 20
-"""Python, torch and bobot without a model: 310 to 340 MiB resident (torch 2.13 for CPUs, x86)."""
+PROGRAM_BYTES = 240 << 20
+"""Python, torch and bobot without weights: 238 to 243 MiB resident (torch 2.13 for CPUs, x86)."""
 KEPT_FREE = 0.03
 """Of all memory, what the system keeps for itself even when every other program is closed."""
 CALLS_PER_PRODUCT = 4.0

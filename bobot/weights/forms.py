@@ -54,8 +54,10 @@ class Part:
     name: str
     shape: tuple[int, ...]
     role: Role
-    is_float32: bool
+    is_float32: bool = False
     """Stays float32 whatever dtype the rest has."""
+    is_unpacked: bool = False
+    """Plain in memory also where the file has it packed."""
 
     @property
     def numel(self) -> int:
@@ -126,7 +128,8 @@ def parts_of(model: nn.Module) -> list[Part]:
         for name, parameter in model.named_parameters()
         if parameter.ndim == 3
     }
-    keep = getattr(model, "float32_parameters", ())
+    float32 = getattr(model, "float32_parameters", ())
+    unpacked = getattr(model, "unpacked_parameters", ())
     parts = []
     for name, parameter in model.named_parameters():
         template, layer = split_name(name)
@@ -141,7 +144,8 @@ def parts_of(model: nn.Module) -> list[Part]:
             role = Role.HEAD
         else:
             role = Role.ROUTER if parameter.shape[0] in stacks.values() else Role.MATRIX
-        parts.append(Part(name, tuple(parameter.shape), role, template in keep))
+        shape = tuple(parameter.shape)
+        parts.append(Part(name, shape, role, template in float32, template in unpacked))
     return parts
 
 
@@ -207,7 +211,7 @@ def _form(name: str, dtype: torch.dtype, found: Iterable[tuple[Part, QuantWeight
     """Parts with a packed sample are stored like it; the others are plain, in `dtype`."""
     weights = []
     for part, sample in found:
-        if sample is None:
+        if sample is None or part.is_unpacked:
             kind = torch.float32 if part.is_float32 else dtype
             sample = _meta(*part.shape, dtype=kind)
         weights.append(Stored(part, sample))

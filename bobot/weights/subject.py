@@ -22,9 +22,7 @@ from bobot.weights.source import build_on_meta, open_model
 
 Origin = Literal["files", "settings", "packed settings"]
 
-WEIGHTS = (
-    "*.safetensors", "*.safetensors.index.json", "*.gguf", "*.pth", "tensor?????_???", "ckpt-0",
-)  # fmt: skip
+WEIGHTS = ("*.safetensors", "*.gguf", "*.pth", "tensor?????_???", "ckpt-0")
 LLAMA_2_VOCABULARY = 32000
 """What Meta's params.json of Llama 2 calls -1: its tensors would tell."""
 
