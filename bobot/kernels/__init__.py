@@ -116,6 +116,23 @@ def linear(
     )
 
 
+def linear_columns(
+    x_MK: Array,
+    values_KN: Array,
+    scales_RN: Array,
+    out_MN: Array,
+    *,
+    num_threads: int,
+    force: str | None = None,
+) -> None:
+    """Write x @ (values * scales) to `out_MN` (float32), for int8 values stored input by input.
+
+    scales: float32 or bfloat16, one row for each of R equal runs of inputs. Meant for decode, as
+    `linear`. Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
+    """
+    _extension().linear_columns(x_MK, values_KN, scales_RN, out_MN, num_threads, force or isa())
+
+
 def _extension() -> Any:
     if _native is None:
         raise NotFoundError(

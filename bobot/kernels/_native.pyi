@@ -12,6 +12,9 @@ def dequantize(
     num_threads: int,
     isa: str,
 ) -> None: ...
+def linear_columns(
+    x: Any, values: Any, scales: Any, out: Any, num_threads: int, isa: str
+) -> None: ...
 def linear(
     format: str,
     x: Any,

@@ -144,3 +144,33 @@ def test_a_transposed_or_double_precision_array_is_refused():
     for x in (np.zeros((32, 32), np.float64), np.zeros((32, 33), np.float32)[:, :32]):
         with pytest.raises(TypeError):
             kernels.linear("Q8_0", x, weight, out, num_threads=1)
+
+
+@EACH_ISA
+@pytest.mark.parametrize("shape", [(1, 8, 5, 1), (3, 96, 1500, 8), (16, 30, 1024, 3), (2, 7, 1, 1)])
+def test_int8_stored_input_by_input_gives_the_same_product(isa, shape):
+    num_rows, num_inputs, num_outputs, num_runs = shape
+    generator = torch.manual_seed(3)
+    values = torch.randint(-128, 128, (num_inputs, num_outputs), generator=generator)
+    scales = torch.rand(num_runs, num_outputs, generator=generator).to(torch.bfloat16)
+    x = torch.randn(num_rows, num_inputs, generator=generator)
+    out = torch.full((num_rows, num_outputs), torch.nan)
+    kernels.linear_columns(x, values.to(torch.int8), scales, out, num_threads=3, force=isa)
+    each = scales.double().repeat_interleave(num_inputs // num_runs, dim=0)
+    wanted = x.double() @ (values * each)
+    sizes = x.abs().double() @ (values.abs() * each) + 1e-30
+    error = ((out - wanted).abs() / sizes).max()
+    assert error < 1e-6, f"relative error {error:.2e} with {isa}"
+
+
+def test_columns_that_do_not_fit_are_refused():
+    x, values = torch.ones(2, 6), torch.ones(6, 4, dtype=torch.int8)
+    for scales, out in [
+        (torch.ones(4, 4), torch.empty(2, 4)),
+        (torch.ones(1, 3), torch.empty(2, 4)),
+        (torch.ones(1, 4), torch.empty(2, 5)),
+        (torch.ones(1, 4), torch.empty(3, 4)),
+        (torch.ones(1, 4, dtype=torch.uint8), torch.empty(2, 4)),
+    ]:
+        with pytest.raises(ValueError):
+            kernels.linear_columns(x, values, scales, out, num_threads=1)

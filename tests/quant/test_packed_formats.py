@@ -27,6 +27,12 @@ WEIGHTS = {
     "fp8": an_fp8(300, 160),
     "int8": scaled.quantize_int8(random(70, 96), 32),
     "int8 rows": scaled.quantize_int8(random(70, 96), 96),
+    "int8 by input": scaled.weight_from_parts(
+        torch.randint(-127, 128, (96, 70)).to(torch.int8).mT,
+        random(3, 70).to(torch.bfloat16).mT,
+        1,
+        32,
+    ),
     "int4": int4.weight_from_parts(
         int4.pack(torch.randint(-8, 8, (70, 96))), random(70, 3).to(torch.bfloat16)
     ),

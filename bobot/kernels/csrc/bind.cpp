@@ -8,6 +8,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
@@ -201,6 +202,49 @@ void linear(const std::string& format, const Matrix<const float>& x,
     });
 }
 
+// x @ (values * scales) for int8 values (inputs, outputs): one scale per output and equal run of inputs.
+void linear_columns(const Matrix<const float>& x, const Matrix<const std::int8_t>& values,
+                    const AnyMatrix& scales, const Matrix<float>& out, int num_threads,
+                    const std::string& isa) {
+    const Kernels& kernels = kernels_of(isa);
+    const std::size_t num_rows = x.shape(0), num_inputs = x.shape(1), num_outputs = out.shape(1);
+    require(values.shape(0) == num_inputs && values.shape(1) == num_outputs &&
+                out.shape(0) == num_rows,
+            "x, values and out do not fit together");
+    const std::size_t num_runs = scales.shape(0);
+    require(num_runs >= 1 && num_inputs % num_runs == 0 && scales.shape(1) == num_outputs,
+            "scales do not have one number for each output and run of inputs");
+    require(num_threads >= 1, "num_threads is below 1");
+    const Scales each(scales, 1);
+    require(!each.are_e8m0(), "scales are bfloat16 or float32");
+    const std::size_t run = num_inputs / num_runs;
+    const float* x_data = x.data();
+    const std::int8_t* data = values.data();
+    float* out_data = out.data();
+    nb::gil_scoped_release unlocked;
+    in_parallel((num_outputs + kMaxColumns - 1) / kMaxColumns, num_threads,
+                [&](std::size_t first, std::size_t end) {
+        std::vector<float> totals(num_rows * kMaxColumns), row_scales(num_outputs);
+        for (std::size_t n = first * kMaxColumns; n < std::min(end * kMaxColumns, num_outputs);
+             n += kMaxColumns) {
+            const std::size_t count = std::min(kMaxColumns, num_outputs - n);
+            for (std::size_t m = 0; m < num_rows; ++m)
+                std::fill_n(out_data + m * num_outputs + n, count, 0.0f);
+            for (std::size_t r = 0; r < num_runs; ++r) {
+                std::fill(totals.begin(), totals.end(), 0.0f);
+                kernels.add_columns(x_data + r * run, num_rows, num_inputs,
+                                    data + r * run * num_outputs + n, run, num_outputs, count,
+                                    totals.data());
+                each.load(r, row_scales.data());
+                for (std::size_t m = 0; m < num_rows; ++m)
+                    for (std::size_t i = 0; i < count; ++i)
+                        out_data[m * num_outputs + n + i] +=
+                            totals[m * count + i] * row_scales[n + i];
+            }
+        }
+    });
+}
+
 nb::dict features() {
     const CpuFeatures& cpu = cpu_features();
     nb::dict found;
@@ -231,4 +275,6 @@ NB_MODULE(_native, m) {
     m.def("linear", &bobot::linear, "format"_a, "x"_a.noconvert(), "values"_a.noconvert(),
           "scales"_a.noconvert().none(), "rows_per_scale"_a, "values_per_scale"_a,
           "out"_a.noconvert(), "num_threads"_a, "isa"_a);
+    m.def("linear_columns", &bobot::linear_columns, "x"_a.noconvert(), "values"_a.noconvert(),
+          "scales"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a, "isa"_a);
 }

@@ -31,10 +31,19 @@ struct Format {
                 float* out, std::size_t out_stride);
 };
 
+// Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
+constexpr std::size_t kMaxColumns = 1024;
+
 // The kernels of one instruction set.
 struct Kernels {
     const Format* formats;
     std::size_t num_formats;
+
+    // For int8 stored input by input, as in Grok-1's checkpoint: totals[m * count + n] += sum over k
+    // of x[m * x_stride + k] * values[k * stride + n], k below num_inputs and n below count.
+    void (*add_columns)(const float* x, std::size_t num_rows, std::size_t x_stride,
+                        const std::int8_t* values, std::size_t num_inputs, std::size_t stride,
+                        std::size_t count, float* totals);
 };
 
 extern const Kernels kPortable;
