@@ -4,7 +4,8 @@
     ids = tokenizer.encode_chat([{"role": "user", "content": "halo"}])
     detokenizer = Detokenizer(tokenizer)
 
-What comes back as reasoning, text and tool calls: answer_parser.py. No torch. The names load with their first use, so that importing this package costs nothing.
+What comes back as reasoning, text and tool calls: answer_parser.py. No torch. The names load with
+their first use, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
