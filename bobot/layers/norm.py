@@ -1,4 +1,4 @@
-"""RMSNorm as a module: one weight vector, no bias."""
+"""RMSNorm as modules: one weight vector, no bias."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return rms_norm(x_TD, self.weight, self.eps)
+
+
+class Float32RMSNorm(RMSNorm):
+    """Its product with the weight is taken in float32, before the cast back: gpt-oss, Grok-1."""
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return rms_norm(x_TD.float(), self.weight.float(), self.eps).to(x_TD.dtype)

@@ -19,6 +19,7 @@ from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
+from bobot.layers.norm import Float32RMSNorm
 from bobot.models.llama import LlamaConfig
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
@@ -71,20 +72,6 @@ class GptOssConfig(LlamaConfig):
         if self.layer_types[layer] == SLIDING:
             return self.attention_spec()
         return replace(self.attention_spec(), sliding_window=None)
-
-
-class GptOssRMSNorm(nn.Module):
-    """RMSNorm whose product with the weight is taken in float32, before the cast back."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        x32_TD = x_TD.float()
-        scale_T1 = torch.rsqrt(x32_TD.square().mean(-1, keepdim=True) + self.eps)
-        return (x32_TD * scale_T1 * self.weight).to(x_TD.dtype)
 
 
 class GptOssAttention(GroupedQueryAttention):
@@ -145,9 +132,9 @@ class GptOssMLP(nn.Module):
 class GptOssLayer(nn.Module):
     def __init__(self, config: GptOssConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = GptOssRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = GptOssAttention(config, layer)
-        self.post_attention_layernorm = GptOssRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GptOssMLP(config)
 
     def forward(
@@ -164,7 +151,7 @@ class GptOssDecoder(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GptOssLayer(config, n) for n in range(config.num_hidden_layers))
-        self.norm = GptOssRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
         self.rope_factor = attention_factor(config.rope)
 

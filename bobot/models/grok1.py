@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bobot.errors import ConfigError
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
-from bobot.layers.norm import RMSNorm
+from bobot.layers.norm import Float32RMSNorm
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
 from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
@@ -157,12 +157,12 @@ class Grok1Layer(nn.Module):
     def __init__(self, config: Grok1Config) -> None:
         super().__init__()
         d, eps = config.hidden_size, config.rms_norm_eps
-        self.pre_attn_norm = RMSNorm(d, eps)
+        self.pre_attn_norm = Float32RMSNorm(d, eps)
         self.attn = Grok1Attention(config)
-        self.post_attn_norm = RMSNorm(d, eps)
-        self.pre_moe_norm = RMSNorm(d, eps)
+        self.post_attn_norm = Float32RMSNorm(d, eps)
+        self.pre_moe_norm = Float32RMSNorm(d, eps)
         self.moe_block = Grok1Moe(config)
-        self.post_moe_norm = RMSNorm(d, eps)
+        self.post_moe_norm = Float32RMSNorm(d, eps)
 
     def forward(
         self,
@@ -185,7 +185,7 @@ class Grok1Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Grok1Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.embedding_multiplier_scale = config.embedding_multiplier_scale
         self.pad_token_id = config.pad_token_id
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
