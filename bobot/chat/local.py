@@ -31,6 +31,7 @@ from bobot.text import Detokenizer, Tokenizer, load_tokenizer
 from bobot.text.answer_parser import answer_parser
 from bobot.text.parts import PartDelta
 from bobot.weights.load import LoadReport, Progress, load_model
+from bobot.weights.quantize import grid_named, rounding_at_load
 
 Message = Mapping[str, Any]
 
@@ -89,14 +90,11 @@ def load(
 ) -> LocalModel:
     """The model of a folder, a file or a name (None: the embedded one), ready to answer.
 
-    dtype None keeps the checkpoint's own. Raises a BobotError that names what is wrong with the
-    files.
+    dtype None keeps the checkpoint's own. `quantize` (int8, int4 or mxfp4) rounds the matrices of
+    the layers that are not packed already; None loads weights as they are published.
+    Raises a BobotError that names what is wrong with the files.
     """
-    if quantize is not None:
-        raise UsageError(
-            "quantize is {found!r}; this version loads weights as they are published (None).",
-            found=quantize,
-        )
+    change = None if quantize is None else rounding_at_load(grid_named(quantize))
     if device != "cpu" and not _device_exists(device):
         raise UsageError(
             "device is {found!r}; this machine has {allowed}.",
@@ -105,7 +103,7 @@ def load(
         )
     location = resolve(path)
     tokenizer = _tokenizer_of(location)
-    model, report = load_model(location, device, dtype, progress)
+    model, report = load_model(location, device, dtype, progress, change)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise TokenizerError(
             "{path}: the tokenizer has {found} entries, the model's vocabulary only {allowed}.",

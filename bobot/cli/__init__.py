@@ -37,6 +37,8 @@ def commands() -> dict[str, str]:
         "show": tr("what a model is: architecture, size, context, licence"),
         "fit": tr("will a model run here: memory, disk, speed, which form"),
         "rm": tr("remove a model from this machine"),
+        "export": tr("write a model as safetensors or GGUF for other programs"),
+        "quantize": tr("write a model with fewer bits per weight"),
         "doctor": tr("what this machine has, what is missing, what to do"),
         "train": tr("train a model from scratch by a recipe"),
     }

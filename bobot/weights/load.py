@@ -17,6 +17,7 @@ from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.source import DTYPES, ModelSource, open_model, split_name
 
 Progress = Callable[[int, int], None]
+Change = Callable[[str, Weight], Weight]
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,19 @@ def load_model(
     device: str = "cpu",
     dtype: str | torch.dtype | None = None,
     progress: Progress | None = None,
+    change: Callable[[ModelSource], Change] | None = None,
 ) -> tuple[Any, LoadReport]:
     """The model of a checkpoint folder or file, in eval mode, without gradients.
 
     dtype None keeps the checkpoint's own (the one that most of its bytes have); tensors already in
-    that dtype stay memory-mapped. `progress(done, total)` counts parameters.
+    that dtype stay memory-mapped. `progress(done, total)` counts parameters. `change` makes the
+    function that each weight passes when it is read.
     Raises ConfigError, CheckpointError (a missing, unexpected or misshapen tensor, by name).
     """
     target = torch_dtype(dtype)
     with open_model(path) as source:
         ignored = source.ignored()
-        state = _read_all(source, progress)
+        state = _read_all(source, progress, change)
         source.check_tied()
         if target is None:
             target = main_dtype(state)
@@ -83,11 +86,17 @@ def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def _read_all(source: ModelSource, progress: Progress | None) -> dict[str, Weight]:
+def _read_all(
+    source: ModelSource,
+    progress: Progress | None,
+    change: Callable[[ModelSource], Change] | None,
+) -> dict[str, Weight]:
+    changed = None if change is None else change(source)
     names = [name for name, _ in source.model.named_parameters()]
     state: dict[str, Weight] = {}
     for done, name in enumerate(names):
-        state[name] = source.read(name)
+        weight = source.read(name)
+        state[name] = weight if changed is None else changed(name, weight)
         if progress is not None:
             progress(done + 1, len(names))
     return state

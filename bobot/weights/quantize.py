@@ -7,7 +7,7 @@ and norms stay as they are. Rounding to nearest streams one tensor at a time; wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,9 +73,19 @@ def rounded(weight: Weight, grid: Grid) -> QuantWeight:
     return round_to_nearest(_values(weight), grid)
 
 
-def round_plain(name: str, weight: Weight, grid: Grid, names: Mapping[str, bool]) -> Weight:
-    """`rounded` for use at load: what is packed already, or can't be, stays as it is."""
-    return rounded(weight, grid) if isinstance(weight, Tensor) and names.get(name) else weight
+def rounding_at_load(grid: Grid) -> Callable[[ModelSource], Callable[[str, Weight], Weight]]:
+    """`change` of load_model: matrices rounded to nearest; what is packed stays as it is."""
+
+    def of_source(source: ModelSource) -> Callable[[str, Weight], Weight]:
+        names = quantizable(source.model)
+
+        def change(name: str, weight: Weight) -> Weight:
+            is_plain = isinstance(weight, Tensor)
+            return rounded(weight, grid) if is_plain and names.get(name) else weight
+
+        return change
+
+    return of_source
 
 
 def quantize_model(
@@ -92,7 +102,7 @@ def quantize_model(
     check_destination(path)
     source.ignored()
     source.check_tied()
-    names = _names_to_pack(source, grid)
+    names = names_to_pack(source.model, source.family.name, grid)
     report = QuantizeReport(left=[name for name, is_whole in names.items() if not is_whole])
     chosen = {name for name, is_whole in names.items() if is_whole}
     view = _Rounded(source, grid, chosen, calibrated or {})
@@ -131,10 +141,12 @@ def quantize_model(
     return report
 
 
-def _names_to_pack(source: ModelSource, grid: Grid) -> dict[str, bool]:
-    """gpt-oss has a published form for its experts in MXFP4, and for nothing else."""
-    names = quantizable(source.model)
-    if source.family.name != "gpt_oss":
+def names_to_pack(model: nn.Module, family: str, grid: Grid) -> dict[str, bool]:
+    """`quantizable`, as far as the family's files can hold it: gpt-oss has a published form for its
+    experts in MXFP4, and for nothing else.
+    """
+    names = quantizable(model)
+    if family != "gpt_oss":
         return names
     if grid.name != "mxfp4":
         raise UsageError(
@@ -142,8 +154,7 @@ def _names_to_pack(source: ModelSource, grid: Grid) -> dict[str, bool]:
             hint="Its published files are mxfp4 already.",
             asked=grid.name,
         )
-    stacks = (name for name in names if source.model.get_parameter(name).ndim == 3)
-    return {name: names[name] for name in stacks}
+    return {name: names[name] for name in names if model.get_parameter(name).ndim == 3}
 
 
 @dataclass(frozen=True)
