@@ -1,4 +1,4 @@
-"""Random weights in every packed format that has kernels, as the kernels take them."""
+"""Random weights in every format that has kernels, as the kernels take them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ HALVES = {
 }
 """Where the float16 numbers lie in a block of GGUF."""
 
+DENSE = ("float32", "bfloat16", "float16")
+"""Not packed at all."""
+
 
 def random_rows(name: str, num_rows: int, num_blocks: int, block_bytes: int) -> torch.Tensor:
     """uint8 (num_rows, bytes): any bytes, but scales are finite, of both signs, and vary a lot."""
     rng = np.random.default_rng(0)
+    if name in DENSE:
+        values = torch.from_numpy(rng.normal(size=(num_rows, num_blocks)))
+        return values.to(getattr(torch, name)).view(torch.uint8)
     blocks = rng.integers(0, 256, (num_rows, num_blocks, block_bytes), dtype=np.uint8)
     for start in HALVES.get(name, []):
         sizes = 10.0 ** rng.integers(-6, 1, (num_rows, num_blocks))
@@ -42,7 +48,7 @@ def random_rows(name: str, num_rows: int, num_blocks: int, block_bytes: int) -> 
 
 def random_scales(name: str, num_rows: int, num_scales: int) -> torch.Tensor | None:
     generator = torch.manual_seed(1)
-    if name in HALVES:
+    if name in HALVES or name in DENSE:
         return None
     if name == "mxfp4":
         size = (num_rows, num_scales)

@@ -28,7 +28,7 @@ Array = Any
 available: bool = _native is not None
 
 FORMATS: dict[str, tuple[int, int]] = _native.formats() if _native is not None else {}
-"""Name -> values and bytes in a block, of every packed format that has kernels. Capitals are GGUF's
+"""Name -> values and bytes in a block, of every format that has kernels. Capitals are GGUF's
 types, with their scales inside the blocks; mxfp4, int4, int8 and float8_e4m3fn have theirs apart.
 """
 

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bobot.quant.native import Packed
 from bobot.quant.weight import QuantWeight, Weight
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 MIN_ROWS = 32
-"""From so many rows on, widening the weights costs less than it saves."""
+"""From so many rows on, widening a part of the weights and one large product is faster."""
 WEIGHT_ROWS_AT_ONCE = 512
 """Weight rows widened at a time: a few MiB, which stay in the cache until they are used."""
 
@@ -20,15 +21,26 @@ WEIGHT_ROWS_AT_ONCE = 512
 def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: (T, F) in x's dtype.
 
-    On a CPU where torch has no fast 16-bit product, many rows are multiplied in float32: several
-    times as fast, while the weights stay as published. Both ways sum in float32 and round once.
-    Packed weights are always multiplied in float32.
+    On a CPU where torch has no fast 16-bit product, 16-bit weights are widened to float32 piece by
+    piece and multiplied there: several times as fast, while they stay as published. All ways sum
+    in float32 and round once. Packed weights are always multiplied in float32.
     """
     if isinstance(weight_FD, QuantWeight):
         return _linear_of_packed(x_TD, weight_FD, bias_F)
-    if product_dtype(x_TD) == x_TD.dtype or x_TD.shape[0] < MIN_ROWS or torch.is_grad_enabled():
+    if product_dtype(x_TD) == x_TD.dtype or torch.is_grad_enabled():
         return F.linear(x_TD, weight_FD, bias_F)
-    return linear_in_float32(x_TD, weight_FD, bias_F)
+    if x_TD.shape[0] >= MIN_ROWS:
+        return linear_in_float32(x_TD, weight_FD, bias_F)
+    return _linear_of_few_rows(x_TD, weight_FD, bias_F)
+
+
+def _linear_of_few_rows(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
+    """16-bit weights read once, whatever the number of rows; torch reads them once for each."""
+    kernel = str(weight_FD.dtype).removeprefix("torch.")
+    weight = Packed(kernel, weight_FD.detach().view(torch.uint8))
+    if not weight.has_kernel:
+        return F.linear(x_TD, weight_FD, bias_F)
+    return _with_bias(weight.product(x_TD.float()), bias_F, x_TD.dtype)
 
 
 def _linear_of_packed(x_TD: Tensor, weight_FD: QuantWeight, bias_F: Tensor | None) -> Tensor:
@@ -39,7 +51,11 @@ def _linear_of_packed(x_TD: Tensor, weight_FD: QuantWeight, bias_F: Tensor | Non
         out_TF = product(x_TD.float(), weight_FD.parts)
     if out_TF is None:
         return linear_in_float32(x_TD, weight_FD, bias_F)
-    return (out_TF if bias_F is None else out_TF + bias_F.float()).to(x_TD.dtype)
+    return _with_bias(out_TF, bias_F, x_TD.dtype)
+
+
+def _with_bias(out_TF: Tensor, bias_F: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (out_TF if bias_F is None else out_TF + bias_F.float()).to(dtype)
 
 
 def can_use_kernel(x_TD: Tensor, weight_FD: QuantWeight) -> bool:

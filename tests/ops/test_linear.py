@@ -30,6 +30,21 @@ def test_both_products_agree_with_float64_to_one_rounding(
             assert error <= 1.0, f"{product.__name__}: {error:.2f} roundings"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 31])
+def test_few_rows_agree_with_float64_to_one_rounding(dtype: torch.dtype, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator).to(dtype)
+        for shape in ((num_rows, 75), (70, 75), (70,))
+    )
+    exact = x.double() @ weight.double().T + bias.double()
+    with torch.no_grad():
+        error = (linear(x, weight, bias).double() - exact).abs()
+    unit = torch.finfo(dtype).eps * exact.abs().clamp(min=1e-2)
+    assert (error <= unit).all(), f"{(error / unit).max():.2f} roundings"
+
+
 def test_a_layer_in_training_keeps_its_gradients() -> None:
     layer = Linear(8, 4).to(torch.bfloat16)
     layer(torch.randn(64, 8, dtype=torch.bfloat16)).sum().backward()

@@ -382,5 +382,35 @@ struct Fp8 {
     }
 };
 
+// Weights that are not packed, so that one product serves all.
+template <class Simd>
+struct Float32 {
+    static constexpr std::size_t kBytes = 4;
+    static void widen(const std::uint8_t* bytes, float* out) { std::memcpy(out, bytes, 4 * 32); }
+};
+
+template <class Simd>
+struct Bfloat16 {
+    static constexpr std::size_t kBytes = 2;
+    static void widen(const std::uint8_t* bytes, float* out) {
+        typedef std::uint16_t Tops __attribute__((vector_size(16)));
+        typedef std::uint32_t Bits __attribute__((vector_size(32)));
+        for (int i = 0; i < 32; i += 8) {
+            Tops tops;
+            std::memcpy(&tops, bytes + 2 * i, sizeof tops);
+            const Bits bits = __builtin_convertvector(tops, Bits) << 16;
+            std::memcpy(out + i, &bits, sizeof bits);
+        }
+    }
+};
+
+template <class Simd>
+struct Float16 {
+    static constexpr std::size_t kBytes = 2;
+    static void widen(const std::uint8_t* bytes, float* out) {
+        for (int i = 0; i < 32; ++i) out[i] = Simd::from_half(load<std::uint16_t>(bytes + 2 * i));
+    }
+};
+
 }  // namespace
 }  // namespace bobot

@@ -84,6 +84,29 @@ private:
     std::size_t values_per_scale_, first_ = 0, next_first_ = 0;
 };
 
+// 32 values at a time of weights that are not packed.
+template <class Simd, class Values>
+struct DenseReader {
+    static constexpr std::size_t kValues = 32, kStep = 32;
+    static constexpr bool kHasTail = true;
+
+    DenseReader(const std::uint8_t* row, const float*, std::size_t) : next_row_(row) {}
+
+    void next() {
+        row_ = next_row_;
+        next_row_ += kValues * Values::kBytes;
+    }
+    void widen(std::size_t, float* out) const { Values::widen(row_, out); }
+    void tail(std::size_t count, float* out) const {
+        std::uint8_t padded[kValues * Values::kBytes] = {};
+        std::memcpy(padded, next_row_, count * Values::kBytes);
+        Values::widen(padded, out);
+    }
+
+private:
+    const std::uint8_t *row_ = nullptr, *next_row_;
+};
+
 template <class Simd, class Reader>
 void dequantize(const std::uint8_t* row, std::size_t num_values, const float* scales,
                 std::size_t values_per_scale, float* out) {
@@ -191,6 +214,12 @@ constexpr Format scaled(const char* name) {
             true, dequantize<Simd, Reader>, dot<Simd, Reader>};
 }
 
+template <class Simd, template <class> class Values>
+constexpr Format dense(const char* name) {
+    using Reader = DenseReader<Simd, Values<Simd>>;
+    return {name, 1, Values<Simd>::kBytes, false, dequantize<Simd, Reader>, dot<Simd, Reader>};
+}
+
 // GGUF's names in capitals: its blocks hold their scales.
 template <class Simd>
 constexpr Format kFormats[] = {
@@ -213,6 +242,9 @@ constexpr Format kFormats[] = {
     scaled<Simd, Int4>("int4"),
     scaled<Simd, Int8>("int8"),
     scaled<Simd, Fp8>("float8_e4m3fn"),
+    dense<Simd, Float32>("float32"),
+    dense<Simd, Bfloat16>("bfloat16"),
+    dense<Simd, Float16>("float16"),
 };
 
 template <class Simd>
