@@ -35,16 +35,17 @@ PROGRAM_BYTES = 240 << 20
 """Python, torch and bobot without weights: 238 to 243 MiB resident (torch 2.13 for CPUs, x86)."""
 KEPT_FREE = 0.03
 """Of all memory, what the system keeps for itself even when every other program is closed."""
-CALLS_PER_PRODUCT = 4.0
-CALLS_PER_LAYER = 60.0
-"""What surrounds the products (norms, rotation, cache, Python), in calls of a tiny product.
-Measured with bench/fit.py --overhead."""
+CALLS_PER_LAYER = 220
+CALLS_PER_EXPERT = 130
+"""What surrounds the products of a layer and of an active expert (norms, rotation, cache, gathering
+tokens, Python), in calls of a tiny product: from what bench/fit.py left unexplained."""
 
 
 class Times(Protocol):
     """What must be known of the machine; see speed.Speeds."""
 
     def product_s(self, sample: Weight, num_rows: int, dtype: torch.dtype) -> float: ...
+    def call_s(self, sample: Weight, dtype: torch.dtype) -> float: ...
     def attention_s(
         self,
         spec: AttentionSpec,
@@ -258,9 +259,12 @@ class _Account:
         for stored in form.weights:
             if stored.part.role in (Role.EMBEDDING, Role.SMALL):
                 continue
-            per_weight = self.times.product_s(samples[stored.storage], 1, form.dtype)
+            sample = samples[stored.storage]
+            per_weight = self.times.product_s(sample, 1, form.dtype)
+            calls = self.num_active if stored.part.role is Role.EXPERTS else 1
             time_s += per_weight * stored.part.numel * self.used(stored.part)
-        return time_s + self.attention_s(form, 1, self.context) + self.overhead_s()
+            time_s += self.times.call_s(sample, form.dtype) * calls
+        return time_s + self.attention_s(form, 1, self.context) + self.overhead_s(self.num_active)
 
     def prefill_s(self, form: Form) -> float:
         """A prompt of CHUNK tokens."""
@@ -279,7 +283,8 @@ class _Account:
                 time_s += per_weight * part.numel * share
             elif part.role in (Role.MATRIX, Role.ROUTER):
                 time_s += self.times.product_s(sample, CHUNK, form.dtype) * part.numel
-        return time_s + self.attention_s(form, CHUNK, CHUNK) + self.overhead_s()
+        overhead_s = self.overhead_s(self.num_experts * share)
+        return time_s + self.attention_s(form, CHUNK, CHUNK) + overhead_s
 
     def attention_s(self, form: Form, num_queries: int, num_keys: int) -> float:
         time_s = 0.0
@@ -290,11 +295,8 @@ class _Account:
             time_s += self.times.attention_s(spec, num_queries, keys, form.dtype, self.has_sinks)
         return time_s
 
-    def overhead_s(self) -> float:
-        products = sum(
-            self.num_active if part.role is Role.EXPERTS else 1
-            for part in self.parts
-            if part.role in (Role.MATRIX, Role.EXPERTS, Role.ROUTER, Role.HEAD)
-        )
-        calls = CALLS_PER_PRODUCT * products + CALLS_PER_LAYER * len(self.specs)
+    def overhead_s(self, num_experts: float) -> float:
+        """Of all layers, each with so many experts at work."""
+        num_mixtures = sum(part.role is Role.ROUTER for part in self.parts)
+        calls = CALLS_PER_LAYER * len(self.specs) + CALLS_PER_EXPERT * num_mixtures * num_experts
         return calls * self.times.small_step_s()
