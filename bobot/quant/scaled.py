@@ -101,6 +101,17 @@ def scales_shape(shape: tuple[int, ...], row_block: int, col_block: int) -> tupl
     return (*shape[:-2], -(-shape[-2] // row_block), -(-shape[-1] // col_block))
 
 
+def pack_int8(values: Tensor) -> Tensor:
+    """int8 (.., in) as int32 (.., in / 4), the lowest byte first, each stored as q + 128: how
+    compressed-tensors keeps weights of eight bits."""
+    return (values.contiguous().view(torch.uint8) ^ 128).view(torch.int32)
+
+
+def unpack_int8(packed: Tensor) -> Tensor:
+    """The inverse of `pack_int8`."""
+    return (packed.contiguous().view(torch.uint8) ^ 128).view(torch.int8)
+
+
 def quantize_int8(weight: Tensor, group: int) -> QuantWeight:
     """int8 with one scale per `group` inputs of a row: scale = max|w| / 127, rounded to nearest.
 

@@ -78,10 +78,23 @@ def export_hf(
             plain.append(tensor.name.removesuffix(".weight"))
         plan[tensor.name] = PlannedTensor(kind, tensor.shape, partial(unpacked, tensor.read))
     settings = hf_settings(source, tokenizer, plan)
-    if packed is not None and "quantization_config" not in settings:
+    if packed is not None and not _has_source_form(source, packed):
         settings["quantization_config"] = packing_settings(packed, source.family.name, plain)
     write_folder(source, tokenizer, path, settings, plan, report, progress)
     return report
+
+
+def _has_source_form(source: ModelSource, packed: QuantWeight) -> bool:
+    """Whether the parts to be written are those that the source's quantization_config speaks of:
+    int8 has two forms, of which one is written.
+    """
+    parts = packed_parts(packed, source.family.name) or {}
+    is_described = "quantization_config" in source.checkpoint.config
+    return (
+        is_described
+        and source.form is not None
+        and (set(parts) == set(source.form.suffixes.values()))
+    )
 
 
 def hf_dialect(source: ModelSource) -> Dialect:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bobot.quant import int4, mxfp4
-from bobot.quant.scaled import scaled
+from bobot.quant.scaled import pack_int8, scaled
 from bobot.quant.weight import QuantWeight
 
 _FP8_BLOCK = 128
@@ -30,8 +30,10 @@ def packed_parts(weight: QuantWeight, family: str) -> dict[str, Tensor] | None:
     if weight.format is int4.INT4 and weight.ndim == 2:
         shape = torch.tensor(weight.shape, dtype=torch.int64)
         return {"_packed": parts["packed"], "_scale": parts["scales"], "_shape": shape}
-    if _int8_group(weight) is not None:
-        return {"": parts["values"], "_scale": parts["scales"]}
+    if _int8_group(weight) is not None and weight.ndim == 2:
+        shape = torch.tensor(weight.shape, dtype=torch.int64)
+        packed = pack_int8(parts["values"])
+        return {"_packed": packed, "_scale": parts["scales"], "_shape": shape}
     if weight.format is scaled(_FP8_BLOCK, _FP8_BLOCK):
         return {"": parts["values"], "_scale_inv": parts["scales"]}
     return None
@@ -58,7 +60,7 @@ def packing_settings(weight: QuantWeight, family: str, plain: Sequence[str]) -> 
         kind, form, bits = "int", "pack-quantized", 4
     else:
         group = _int8_group(weight)
-        kind, form, bits = "int", "int-quantized", 8
+        kind, form, bits = "int", "pack-quantized", 8
     weights: dict[str, object] = {
         "num_bits": bits,
         "type": kind,

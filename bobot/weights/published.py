@@ -119,8 +119,8 @@ def _compressed_tensors(fields: Fields) -> PackedForm:
     if not isinstance(weights, dict) or group.get("input_activations") is not None:
         raise fields.wrong("config_groups", groups, "a group with weights and no input_activations")
     wants = Fields(weights, "quantization_config (weights)")
-    bits = {"pack-quantized": 4, "int-quantized": 8, "mxfp4-pack-quantized": 4}[form]
-    wants.take_one_of("num_bits", [bits])
+    allowed = {"pack-quantized": [4, 8], "int-quantized": [8], "mxfp4-pack-quantized": [4]}[form]
+    bits = wants.take_one_of("num_bits", allowed)
     wants.take_one_of("type", ["float" if form.startswith("mx") else "int"])
     wants.take_one_of("symmetric", [True], True)
     wants.take_one_of("dynamic", [False], False)
@@ -139,7 +139,8 @@ def _compressed_tensors(fields: Fields) -> PackedForm:
     if form == "mxfp4-pack-quantized":
         return PackedForm({"blocks": "_packed", "scales": "_scale"}, _join_packed_mxfp4)
     suffixes = {"packed": "_packed", "scales": "_scale", "shape": "_shape"}
-    return PackedForm(suffixes, lambda parts: _join_int4(parts, size))
+    join = _join_int4 if bits == 4 else _join_packed_int8
+    return PackedForm(suffixes, lambda parts: join(parts, size))
 
 
 _METHODS: dict[str, Callable[[Fields], PackedForm]] = {
@@ -178,10 +179,23 @@ def _join_scaled(
 
 
 def _join_int4(parts: Mapping[str, Tensor], group: int) -> QuantWeight:
+    _check_packed(parts, group, int4.VALUES_PER_WORD)
+    return int4.weight_from_parts(parts["packed"], parts["scales"])
+
+
+def _join_packed_int8(parts: Mapping[str, Tensor], group: int) -> QuantWeight:
+    """Four values a word, stored as q + 128."""
+    _check_packed(parts, group, 4)
+    values = scaled.unpack_int8(parts["packed"])
+    return scaled.weight_from_parts(values, parts["scales"], 1, group)
+
+
+def _check_packed(parts: Mapping[str, Tensor], group: int, values_per_word: int) -> None:
+    """Raises ValueError unless words, scales and shape belong together."""
     packed, scales = parts["packed"], parts["scales"]
     if packed.ndim != 2:
         raise ValueError(f"the packed values have {packed.ndim} axes")
-    rows, columns = packed.shape[0], packed.shape[1] * int4.VALUES_PER_WORD
+    rows, columns = packed.shape[0], packed.shape[1] * values_per_word
     _expect("packed", packed, tuple(packed.shape), torch.int32)
     if columns % group:
         raise ValueError(f"{columns} inputs are no multiple of the group of {group}")
@@ -191,7 +205,6 @@ def _join_int4(parts: Mapping[str, Tensor], group: int) -> QuantWeight:
     _expect("shape", parts["shape"], (2,), torch.int32, torch.int64)
     if parts["shape"].tolist() != [rows, columns]:
         raise ValueError(f"the shape is {parts['shape'].tolist()}, the values are {rows}x{columns}")
-    return int4.weight_from_parts(packed, scales)
 
 
 def _expect(part: str, tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:

@@ -108,7 +108,7 @@ def quantize_model(
     view = _Rounded(source, grid, chosen, calibrated or {})
     family = source.family.name
     plan: dict[str, PlannedTensor] = {}
-    plain: list[str] = []
+    plain = ["lm_head"]  # where it is tied, no tensor says so
     packed: QuantWeight | None = None
     for tensor in target_tensors(view, hf_dialect(source)):
         count = torch.Size(tensor.shape).numel()
@@ -126,8 +126,9 @@ def quantize_model(
             report.unpacked[tensor.sample.format.name] += 1
         else:
             kind = CODES[tensor.sample.dtype]
-        if len(tensor.shape) == 2:
-            plain.append(tensor.name.removesuffix(".weight"))
+        module = tensor.name.removesuffix(".weight")
+        if len(tensor.shape) == 2 and module not in plain:
+            plain.append(module)
         plan[tensor.name] = PlannedTensor(kind, tensor.shape, partial(unpacked, tensor.read))
     if packed is None:
         raise UsageError(

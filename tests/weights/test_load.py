@@ -110,7 +110,7 @@ def test_a_tied_tensor_may_be_stored_twice_if_it_is_the_same(tmp_path: Path) -> 
     [
         ({"dtype": "int8"}, ["int8", "bfloat16"]),
         ({"device": "tpu"}, ["tpu", "cpu"]),
-        ({"quantize": "int4"}, ["int4"]),
+        ({"quantize": "int3"}, ["int3", "int4"]),
     ],
 )
 def test_wrong_options_are_usage_errors(
