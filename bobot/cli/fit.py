@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.context is not None and args.context < 1:
         raise UsageError("--context is {found}; allowed: 1 or more.", found=args.context)
     machine = hardware.detect(disk=user_paths().data)
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     with importing(), waiting(tr("measuring this machine ...")):
         from bobot.weights.fit import estimate
         from bobot.weights.speed import Speeds, disk_bytes_per_s
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         measured = Measured(
             speeds.memory_bytes_per_s(),
             disk_bytes_per_s(_existing(user_paths().data)) if report.choice is None else None,
-            os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+            load_average,
         )
     name = args.model or EMBEDDED
     if args.json:
@@ -220,7 +221,12 @@ def _row(form: FormFit) -> tuple[str, ...]:
 
 
 def _speed(tokens_per_s: float | None) -> str:
-    return "-" if tokens_per_s is None else f"{tokens_per_s:.2g} tok/s"
+    return "-" if tokens_per_s is None else f"{_two_figures(tokens_per_s)} tok/s"
+
+
+def _two_figures(value: float) -> str:
+    """1.3, 37, 420, 4000: what is measured for a moment is not known better."""
+    return f"{value:.2g}" if value < 100 else f"{float(f'{value:.2g}'):.0f}"
 
 
 def _reasons(report: FitReport, machine: hardware.Hardware, measured: Measured) -> list[str]:
@@ -243,8 +249,8 @@ def _reasons(report: FitReport, machine: hardware.Hardware, measured: Measured) 
         reason = tr(
             "Take {form}: {fast} instead of {slow} tokens per second as published.",
             form=chosen.name,
-            fast=f"{chosen.decode_tokens_per_s:.2g}",
-            slow=f"{published.decode_tokens_per_s:.2g}",
+            fast=_two_figures(chosen.decode_tokens_per_s or 0.0),
+            slow=_two_figures(published.decode_tokens_per_s or 0.0),
         )
     if chosen.memory_bytes <= machine.ram_available_bytes:
         return [reason]
@@ -284,7 +290,7 @@ def _refusal(report: FitReport, machine: hardware.Hardware, measured: Measured) 
                 "Read from this disk ({speed}/s), each token would take {seconds} s; this version"
                 " does not do that.",
                 speed=bytes_text(round(measured.disk_bytes_per_s)),
-                seconds=f"{seconds:.2g}",
+                seconds=_two_figures(seconds),
             )
         )
     return sentences
@@ -294,9 +300,7 @@ def _notes(report: FitReport, machine: hardware.Hardware, measured: Measured) ->
     notes = []
     form = report.chosen
     if form is not None and form.plain:
-        notes.append(
-            tr("Not packed in {form}: {roles}.", form=_name(form.name), roles=_roles(form))
-        )
+        notes.append(tr("Not packed in that form: {roles}.", roles=_roles(form)))
     if form is not None and measured.load_average > BUSY_LOAD * machine.num_cores:
         notes.append(
             tr(

@@ -117,9 +117,11 @@ class Speeds:
         dtype: torch.dtype,
         has_sinks: bool,
     ) -> float:
-        """Over several caches in turn, as the layers' caches follow each other."""
+        """Of one token over several caches in turn, as the layers' caches follow each other."""
         shape = (num_keys, spec.num_kv_heads, spec.head_dim)
-        count = max(1, min(8, SCRATCH_BYTES // (2 * num_keys * shape[1] * shape[2] * 2)))
+        count = 1
+        if num_queries == 1:
+            count = max(1, min(8, SCRATCH_BYTES // (2 * num_keys * shape[1] * shape[2] * 2)))
         caches = []
         for _ in range(count):
             keys = torch.full(shape, 0.01, dtype=dtype)
