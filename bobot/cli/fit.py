@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bobot.weights.fit import FitReport, FormFit
     from bobot.weights.subject import Subject
 
+QUANTIZED = ("int8", "int4", "mxfp4")
+"""Forms that `bobot quantize` makes."""
 BUSY_LOAD = 0.5
 """Programs that want the processor, per core, from which on speeds are measured too low."""
 
@@ -131,7 +133,10 @@ def _print(name: str, report: FitReport, machine: hardware.Hardware, measured: M
     print(f"{name}: {_verdicts()[report.verdict]}\n")
     print(facts(_facts(report, machine, measured)) + "\n")
     print(table([_head(), *(_row(form) for form in report.forms)]) + "\n")
-    for sentence in [*_reasons(report, machine, measured), *_notes(report, machine, measured)]:
+    for sentence in [
+        *_reasons(report, machine, measured),
+        *_notes(name, report, machine, measured),
+    ]:
         print(sentence)
 
 
@@ -296,9 +301,22 @@ def _refusal(report: FitReport, machine: hardware.Hardware, measured: Measured) 
     return sentences
 
 
-def _notes(report: FitReport, machine: hardware.Hardware, measured: Measured) -> list[str]:
+def _way_to(form: FormFit, name: str) -> str:
+    """How to get a form that its publisher does not ship."""
+    if form.name in QUANTIZED:
+        return tr(
+            "Make it with: bobot quantize {name} FOLDER --to {form}", name=name, form=form.name
+        )
+    return tr("Get it as a GGUF file: bobot pull ORG/NAME:{form}", form=form.name)
+
+
+def _notes(
+    name: str, report: FitReport, machine: hardware.Hardware, measured: Measured
+) -> list[str]:
     notes = []
     form = report.chosen
+    if form is not None and form is not report.published:
+        notes.append(_way_to(form, name))
     if form is not None and form.plain:
         notes.append(tr("Not packed in that form: {roles}.", roles=_roles(form)))
     if form is not None and measured.load_average > BUSY_LOAD * machine.num_cores:

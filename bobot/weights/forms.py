@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bobot.errors import UsageError
 from bobot.models.config import Derived
 from bobot.models.registry import Family
 from bobot.quant import int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
+from bobot.quant.grid import GRIDS, Grid, packed_shape
 from bobot.quant.weight import QuantWeight, Weight
+from bobot.weights.quantize import names_to_pack
 from bobot.weights.source import DTYPES, ModelSource, source_names, split_name
 
-GROUP = 32
-"""Inputs that share a scale in the int8 and int4 forms counted here."""
 XAI_BLOCKS = 8
 """Scales per row of the matrices that xAI cuts along their inputs (FAMILIES: grok-1 model.py)."""
 
@@ -198,13 +199,29 @@ def other_forms(model: nn.Module, family: Family) -> list[Form]:
     parts = parts_of(model)
     gguf = _GgufTypes(model, family) if "gguf" in family.dialects else None
     forms = [_form("bfloat16", torch.bfloat16, ((part, None) for part in parts))]
-    for storage in ("int8", "mxfp4", "int4"):
-        found = ((part, _inner_sample(storage, part)) for part in parts)
-        forms.append(_form(storage, torch.bfloat16, found))
+    forms += [form for grid in GRIDS.values() if (form := _quantized(model, family, grid, parts))]
     if gguf is not None:
         for storage, rule in (("Q8_0", gguf.q8_0), ("Q4_K_M", gguf.q4_k_m)):
             forms.append(_form(storage, torch.float32, ((part, rule(part)) for part in parts)))
     return sorted(forms, key=lambda form: -form.num_bytes)
+
+
+def _quantized(model: nn.Module, family: Family, grid: Grid, parts: list[Part]) -> Form | None:
+    """What `bobot quantize` makes; None where the family has no such form."""
+    try:
+        names = names_to_pack(model, family.name, grid)
+    except UsageError:
+        return None
+    found = (
+        (part, _grid_sample(grid, *part.shape[-2:]) if names.get(part.name) else None)
+        for part in parts
+    )
+    return _form(grid.name, torch.bfloat16, found)
+
+
+@cache
+def _grid_sample(grid: Grid, rows: int, columns: int) -> QuantWeight:
+    return packed_shape((rows, columns), grid)
 
 
 def _form(name: str, dtype: torch.dtype, found: Iterable[tuple[Part, QuantWeight | None]]) -> Form:
@@ -241,8 +258,20 @@ def _fp8_sample(part: Part, settings: object) -> QuantWeight | None:
 
 
 def _compressed_sample(part: Part, settings: Mapping[str, Any]) -> QuantWeight | None:
-    storages = {"pack-quantized": "int4", "int-quantized": "int8", "mxfp4-pack-quantized": "mxfp4"}
-    return _inner_sample(storages.get(settings.get("format", ""), "int4"), part)
+    """compressed-tensors; its groups may be of any size."""
+    if part.role not in (Role.MATRIX, Role.EXPERTS):
+        return None
+    (group,) = settings["config_groups"].values()
+    bits, size = group["weights"]["num_bits"], group["weights"]["group_size"]
+    rows, columns = part.shape[-2:]
+    if columns % size:
+        return None
+    if bits == 8:
+        return _scaled(rows, columns, torch.int8, torch.bfloat16, 1, size)
+    if settings["format"] == "mxfp4-pack-quantized":
+        return packed_sample("mxfp4", rows, columns)
+    packed = _meta(rows, columns // int4.VALUES_PER_WORD, dtype=torch.int32)
+    return int4.weight_from_parts(packed, _meta(rows, columns // size, dtype=torch.bfloat16))
 
 
 def _plain(part: Part, settings: object) -> None:
@@ -278,6 +307,7 @@ def _xai_sample(part: Part) -> QuantWeight | None:
     return _scaled(rows, columns, torch.int8, torch.bfloat16, 1, columns // blocks)
 
 
+@cache
 def _meta(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -296,11 +326,6 @@ def _scaled(
     )
 
 
-def _int4(rows: int, columns: int) -> QuantWeight:
-    packed = _meta(rows, columns // int4.VALUES_PER_WORD, dtype=torch.int32)
-    return int4.weight_from_parts(packed, _meta(rows, columns // GROUP, dtype=torch.bfloat16))
-
-
 def _mxfp4(rows: int, columns: int) -> QuantWeight:
     groups = columns // mxfp4.GROUP
     blocks = _meta(rows, groups, mxfp4.BYTES_PER_GROUP, dtype=torch.uint8)
@@ -308,9 +333,7 @@ def _mxfp4(rows: int, columns: int) -> QuantWeight:
 
 
 _STORAGES: dict[str, tuple[Callable[[int, int], QuantWeight], int]] = {
-    "int8": (lambda r, c: _scaled(r, c, torch.int8, torch.bfloat16, 1, GROUP), GROUP),
     "fp8": (lambda r, c: _scaled(r, c, torch.float8_e4m3fn, torch.float32, 128, 128), 1),
-    "int4": (_int4, GROUP),
     "mxfp4": (_mxfp4, mxfp4.GROUP),
 }
 """Name -> a matrix of that many rows and columns, and what the columns must be a multiple of."""
