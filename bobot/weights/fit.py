@@ -18,6 +18,7 @@ import torch
 
 from bobot.hardware import Hardware
 from bobot.layers.context import AttentionSpec
+from bobot.ops.attention import MAX_SCORES
 from bobot.quant.weight import Weight
 from bobot.weights.forms import Form, Part, Role, other_forms, parts_of
 from bobot.weights.subject import Origin, Subject
@@ -54,6 +55,7 @@ class Times(Protocol):
         dtype: torch.dtype,
         has_sinks: bool,
     ) -> float: ...
+    def activation_s(self, dtype: torch.dtype) -> float: ...
     def small_step_s(self) -> float: ...
 
 
@@ -212,7 +214,7 @@ class _Account:
 
     def fit(self, form: Form) -> FormFit:
         kv_bytes = self.context * self.token_bytes(form.dtype)
-        working_bytes = PROGRAM_BYTES + self.working_bytes(form)
+        working_bytes = PROGRAM_BYTES + self.working_bytes()
         memory_bytes = form.num_bytes + kv_bytes + working_bytes
         ram = self.machine.ram_bytes
         has_disk = self.is_here or form.num_bytes <= self.machine.disk_free_bytes
@@ -247,11 +249,18 @@ class _Account:
         keys = sum(min(self.context, spec.sliding_window or self.context) for spec in self.specs)
         return round(weights + cache * keys)
 
-    def working_bytes(self, form: Form) -> int:
-        """Activations of a chunk of the prompt, weights unpacked some rows at a time, logits."""
-        inner = [sum(p.shape[-2:]) for p in self.parts if p.role in (Role.MATRIX, Role.EXPERTS)]
+    def working_bytes(self) -> int:
+        """Activations of a chunk of the prompt, logits, and the scores of an attention that is
+        computed by its definition: ops/attention.py.
+        """
+        inner = (sum(p.shape[-2:]) for p in self.parts if p.role in (Role.MATRIX, Role.EXPERTS))
         logits = max(p.shape[0] for p in self.parts if p.role in (Role.HEAD, Role.EMBEDDING))
-        return 4 * (6 * CHUNK * max(inner, default=0) + 3 * logits)
+        scores = 0
+        for spec in self.specs:
+            has_own_rule = self.has_sinks or spec.logit_softcap is not None
+            if has_own_rule or spec.head_dim != spec.v_head_dim:
+                scores = max(scores, min(MAX_SCORES, spec.num_heads * CHUNK * self.context))
+        return 4 * (6 * CHUNK * max(inner, default=0) + 3 * logits + 3 * scores)
 
     def decode_s(self, form: Form) -> float:
         """One token at the end of the context."""
@@ -283,6 +292,10 @@ class _Account:
                 time_s += per_weight * part.numel * share
             elif part.role in (Role.MATRIX, Role.ROUTER):
                 time_s += self.times.product_s(sample, CHUNK, form.dtype) * part.numel
+            if part.role in (Role.MATRIX, Role.EXPERTS):
+                calls = self.num_active if part.role is Role.EXPERTS else 1
+                elements = CHUNK * part.shape[-2] * calls
+                time_s += self.times.activation_s(form.dtype) * elements
         overhead_s = self.overhead_s(self.num_experts * share)
         return time_s + self.attention_s(form, CHUNK, CHUNK) + overhead_s
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bobot.ops.attention import AttentionSpec, attention
@@ -78,6 +79,14 @@ class Speeds:
         """Attention of one layer: the last `num_queries` of `num_keys` tokens."""
         key = (spec, num_queries, num_keys, dtype, has_sinks)
         return self._once(key, lambda: self._attention_s(*key))
+
+    def activation_s(self, dtype: torch.dtype) -> float:
+        """One step between products on a prompt's activations, per element: into fresh memory,
+        as there.
+        """
+        x_TF = torch.ones(512, 4096, dtype=dtype)
+        time_s = self._once(("activation", dtype), lambda: _time(lambda: F.silu(x_TF) * x_TF))
+        return time_s / x_TF.numel()
 
     def small_step_s(self) -> float:
         """A product so small that only the call counts."""

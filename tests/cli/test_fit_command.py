@@ -27,7 +27,7 @@ class Speeds:
     def call_s(self, *what: object) -> float:
         return 0.0
 
-    attention_s = small_step_s = call_s
+    attention_s = activation_s = small_step_s = call_s
 
 
 @pytest.fixture(autouse=True)

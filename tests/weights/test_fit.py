@@ -57,6 +57,9 @@ class Times:
     def attention_s(self, spec: AttentionSpec, queries: int, keys: int, *rest: Any) -> float:
         return 0.0
 
+    def activation_s(self, dtype: torch.dtype) -> float:
+        return 0.0
+
     def small_step_s(self) -> float:
         return 0.0
 
