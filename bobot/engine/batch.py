@@ -78,6 +78,10 @@ class Span:
     slots: slice | Tensor
     """Where all its keys lie, in order of position, those of this step included."""
 
+    @property
+    def num_keys(self) -> int:
+        return self.first_position + self.rows.stop - self.rows.start
+
     def within(self, window: int) -> Span:
         """The same span without the keys that no query of this step can see."""
         hidden = self.first_position + 1 - window
@@ -100,6 +104,7 @@ class PagedAttention:
     def __init__(self, cache: KVCache, spans: list[Span], slots_T: Tensor) -> None:
         self.cache = cache
         self.slots_T = slots_T
+        self.spans = spans
         self._spans_of_window: dict[int | None, list[Span]] = {None: spans}
 
     def attend(

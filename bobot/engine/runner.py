@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bobot.engine.batch import build_batch
+from bobot.engine.fused import MAX_TOKENS, fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk, Sequence
 from bobot.layers.context import AttentionContext, AttentionSpec
@@ -32,6 +33,7 @@ class Runner:
         weight = first_weight(model)
         self.model = model
         self.cache = KVCache(model.kv_specs(), num_blocks, block_size, weight.dtype, weight.device)
+        self.fused = fused_decoder(model, self.cache)
 
     def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Sequence]]:
         """Logits (R, V), and the R sequences that have caught up with their tokens.
@@ -39,7 +41,10 @@ class Runner:
         If the model raises, nothing is committed: the same chunks can run again.
         """
         batch = build_batch(chunks, self.cache)
-        hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
+        if self.fused is not None and len(batch.ids_T) <= MAX_TOKENS:
+            hidden_TD = self.fused.run(batch)
+        else:
+            hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
         if not batch.sequences:
             return hidden_TD[:0], []
         return self.model.logits(hidden_TD[batch.last_rows_R]), batch.sequences

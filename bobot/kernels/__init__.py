@@ -133,6 +133,39 @@ def linear_columns(
     _extension().linear_columns(x_MK, values_KN, scales_RN, out_MN, num_threads, force or isa())
 
 
+def decoder(
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    eps: float,
+    scale: float,
+    window: int,
+    norm_D: Array,
+    num_threads: int,
+    force: str | None = None,
+) -> Any:
+    """A Llama's layer stack that computes a few tokens in one call, all in float32.
+
+    window: how many keys a query sees at most, itself included; 0 means all. The object has
+
+        add_layer(attention_norm, mlp_norm, weights, keys, values)
+            weights: (format, values, scales or None, rows_per_scale, values_per_scale) of q, k, v,
+            o, gate, up and down, as `linear` takes them; keys and values: the cache (slots,
+            num_kv_heads, head_dim), read and written in place
+        step(x_TD, cos, sin, key_slots, first_keys_T, lengths_T)
+            embeddings in `x_TD` become hidden states after the final norm; cos and sin (T,
+            head_dim / 2). Token t stands at position lengths[t] - 1 of a sequence whose keys lie
+            in slots key_slots[first_keys[t]], ..; its own key is written to the last of them.
+
+    It keeps the arrays alive. Both raise ValueError for shapes that do not fit and slots outside
+    the cache.
+    """
+    return _extension().Decoder(
+        num_heads, num_kv_heads, head_dim, eps, scale, window, norm_D, num_threads, force or isa()
+    )
+
+
 def _extension() -> Any:
     if _native is None:
         raise NotFoundError(

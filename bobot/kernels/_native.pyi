@@ -1,5 +1,25 @@
 from typing import Any
 
+class Decoder:
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        eps: float,
+        scale: float,
+        window: int,
+        norm: Any,
+        num_threads: int,
+        isa: str,
+    ) -> None: ...
+    def add_layer(
+        self, attention_norm: Any, mlp_norm: Any, weights: list[Any], keys: Any, values: Any
+    ) -> None: ...
+    def step(
+        self, x: Any, cos: Any, sin: Any, key_slots: Any, first_keys: Any, lengths: Any
+    ) -> None: ...
+
 def features() -> dict[str, bool]: ...
 def formats() -> dict[str, tuple[int, int]]: ...
 def dequantize(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bobot.quant.native import Packed
+from bobot.quant.native import packed_rows
 from bobot.quant.weight import QuantWeight, Weight
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -36,9 +36,8 @@ def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Ten
 
 def _linear_of_few_rows(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
     """16-bit weights read once, whatever the number of rows; torch reads them once for each."""
-    kernel = str(weight_FD.dtype).removeprefix("torch.")
-    weight = Packed(kernel, weight_FD.detach().view(torch.uint8))
-    if not weight.has_kernel:
+    weight = packed_rows(weight_FD)
+    if weight is None or not weight.has_kernel:
         return F.linear(x_TD, weight_FD, bias_F)
     return _with_bias(weight.product(x_TD.float()), bias_F, x_TD.dtype)
 

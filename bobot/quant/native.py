@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bobot import kernels
-from bobot.quant.weight import Format, Parts
+from bobot.quant.weight import Format, Parts, Weight
 
 BYTES_PER_THREAD = 1 << 15
 """Some 10 us of work; to wake a thread for less costs more than it saves."""
@@ -77,6 +78,11 @@ class Packed:
         )
         return out_MN
 
+    def arguments(self) -> tuple[str, Any, Any, int, int]:
+        """Format, values, scales, rows and values per scale, of a matrix."""
+        values, scales = self._flat()
+        return self.kernel, values, scales, self.rows_per_scale, self.values_per_scale
+
     def _num_threads(self) -> int:
         return min(torch.get_num_threads(), 1 + self.values.nbytes // BYTES_PER_THREAD)
 
@@ -112,4 +118,12 @@ def native_format(
         weight = packed(parts)
         return weight.product(x_MK) if weight.has_kernel else None
 
-    return Format(name, dequantize, rows_per_entry or {}, product)
+    return Format(name, dequantize, rows_per_entry or {}, product, packed)
+
+
+def packed_rows(weight: Weight) -> Packed | None:
+    """A matrix as the kernels take it, plain ones too; None for a format that they do not know."""
+    if isinstance(weight, Tensor):
+        kernel = str(weight.dtype).removeprefix("torch.")
+        return Packed(kernel, weight.detach().view(torch.uint8))
+    return None if weight.format.native is None else weight.format.native(weight.parts)

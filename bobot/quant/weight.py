@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class Format:
     dequantize: Callable[[Parts], Tensor]
     rows_per_entry: Mapping[str, int] = field(default_factory=dict)
     product: Callable[[Tensor, Parts], Tensor | None] | None = None
+    native: Callable[[Parts], Any] | None = None
+    """The weight as the C++ kernels take it, where they know the format: quant/native.py."""
 
 
 @dataclass(frozen=True)

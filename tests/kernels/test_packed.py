@@ -124,7 +124,7 @@ def test_shapes_that_do_not_fit_are_refused(x_shape, weight_shape, out_shape, me
     ("name", "num_bytes", "scales", "message"),
     [
         ("Q9_X", 34, None, "no kernel for the format Q9_X"),
-        ("Q8_0", 34, torch.ones(4, 1), "scales in its blocks"),
+        ("Q8_0", 34, torch.ones(4, 1), "has no scales of its own"),
         ("int4", 16, None, "needs scales"),
         ("int4", 16, torch.ones(4, 2), "one number for each block"),
         ("int4", 16, torch.ones(3, 1), "one number for each block"),

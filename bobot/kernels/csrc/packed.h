@@ -31,6 +31,9 @@ struct Format {
                 float* out, std::size_t out_stride);
 };
 
+struct DecoderPlan;
+struct DecoderStep;
+
 // Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
 constexpr std::size_t kMaxColumns = 1024;
 
@@ -44,6 +47,8 @@ struct Kernels {
     void (*add_columns)(const float* x, std::size_t num_rows, std::size_t x_stride,
                         const std::int8_t* values, std::size_t num_inputs, std::size_t stride,
                         std::size_t count, float* totals);
+
+    void (*decode)(const DecoderPlan& plan, const DecoderStep& step);  // decoder.h
 };
 
 extern const Kernels kPortable;

@@ -12,6 +12,7 @@
 // merge code of two instruction sets.
 #pragma once
 
+#include "decoder_loops.h"
 #include "packed.h"
 #include "packed_formats.h"
 
@@ -249,7 +250,8 @@ constexpr Format kFormats[] = {
 
 template <class Simd>
 constexpr Kernels kernels() {
-    return {kFormats<Simd>, sizeof(kFormats<Simd>) / sizeof(Format), add_columns<Simd>};
+    return {kFormats<Simd>, sizeof(kFormats<Simd>) / sizeof(Format), add_columns<Simd>,
+            decode<Simd>};
 }
 
 }  // namespace
