@@ -89,6 +89,14 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     return document
 
 
+def is_exact_as_json(tokenizer: Tokenizer) -> bool:
+    """False for a SentencePiece model with pieces of its user's (Grok's digits and line breaks):
+    the library cuts them out first and puts a prefix before every part that is left.
+    """
+    document = _document(tokenizer)
+    return _is_byte_level(document) or not document["added_tokens"]
+
+
 def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """tokenizer_config.json beside it: named tokens and the chat template."""
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}

@@ -24,7 +24,7 @@ from bobot.models.config import Dialect
 from bobot.quant.repack import is_mxfp4, mxfp4_from_gguf
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.text import Tokenizer
-from bobot.text.tokenizer_writing import tokenizer_config, tokenizer_json
+from bobot.text.tokenizer_writing import is_exact_as_json, tokenizer_config, tokenizer_json
 from bobot.weights.export import (
     ExportReport,
     Progress,
@@ -231,7 +231,8 @@ def _write_companions(source: ModelSource, tokenizer: Tokenizer | None, folder: 
             if file.is_file() and _COPIED.fullmatch(file.name):
                 shutil.copyfile(file, folder / file.name)
     if tokenizer is not None and not (folder / "tokenizer.json").exists():
-        if source.checkpoint.dialect != "hf":
+        has_model = any(folder.glob("*.model*")) and not is_exact_as_json(tokenizer)
+        if source.checkpoint.dialect != "hf" and not has_model:
             _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
         if not (folder / "tokenizer_config.json").exists():
             _write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
