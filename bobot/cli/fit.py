@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +139,7 @@ def _print(name: str, report: FitReport, machine: hardware.Hardware, measured: M
         *_reasons(report, machine, measured),
         *_notes(name, report, machine, measured),
     ]:
-        print(sentence)
+        print(textwrap.fill(sentence, shutil.get_terminal_size().columns - 1))
 
 
 def _verdicts() -> dict[str, str]:

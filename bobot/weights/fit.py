@@ -32,6 +32,7 @@ DEFAULT_CONTEXT = 8192
 READING_TOKENS_PER_S = 5.0
 """About the pace at which people read; below it one waits for every sentence."""
 NOTABLY_FASTER = 1.5
+ABOUT_AS_FAST = 0.85
 PROGRAM_BYTES = 240 << 20
 """Python, torch and bobot without weights: 238 to 243 MiB resident (torch 2.13 for CPUs, x86)."""
 KEPT_FREE = 0.03
@@ -157,8 +158,9 @@ def _is_same(form: Form, published: Form) -> bool:
 
 
 def _choose(forms: Sequence[FormFit]) -> FormFit | None:
-    """The published form if it runs well, else the widest that does, else the fastest that runs.
-    No form wider than the published one: nothing would be gained.
+    """The published form if it runs well, else the widest that does; where none does, the widest
+    that is about as fast as the fastest, if that is worth a change. No form wider than the
+    published one: nothing would be gained.
     """
     published = forms[0]
     runs = [
@@ -171,9 +173,10 @@ def _choose(forms: Sequence[FormFit]) -> FormFit | None:
     for form in runs:
         if form.verdict == FITS:
             return form
-    fastest = max(runs, key=lambda form: form.decode_tokens_per_s or 0.0)
-    gain = (fastest.decode_tokens_per_s or 0.0) / (runs[0].decode_tokens_per_s or 1.0)
-    return fastest if gain > NOTABLY_FASTER else runs[0]
+    speeds = [form.decode_tokens_per_s or 0.0 for form in runs]
+    if max(speeds) <= NOTABLY_FASTER * speeds[0]:
+        return runs[0]
+    return next(f for f, s in zip(runs, speeds, strict=True) if s >= ABOUT_AS_FAST * max(speeds))
 
 
 class _Account:
