@@ -1,6 +1,6 @@
 """Round trips with llama.cpp: our GGUF files, its logits, next to ours.
 
-    .venv/bin/python bench/llama_cpp.py            # makes .venv-llama-cpp the first time (minutes)
+    .venv/bin/python bench/llama_cpp.py            # makes build/llama-cpp the first time (minutes)
     .venv/bin/python bench/llama_cpp.py --shared ../shared
 
 Each reference checkpoint of ../shared/parity is widened to float32 first, so that llama.cpp does
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    python = args.python or installed(Path(".venv-llama-cpp"))
+    python = args.python or installed(Path("build/llama-cpp"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, widen, change in CASES:
@@ -140,7 +140,8 @@ def compare(path: Path, widen: bool, change: Any, python: Path, folder: Path) ->
     file = folder / "model.gguf"
     file.unlink(missing_ok=True)
     with open_model(path) as source:
-        export_gguf(Widened(source) if widen else source, tokenizer_of(path), file, "bench")
+        weights: Any = Widened(source) if widen else source
+        export_gguf(weights, tokenizer_of(path), file, "bench")
     model, _ = load_model(file, dtype="float32")
     variant = change(model)
     generator = torch.Generator().manual_seed(0)
