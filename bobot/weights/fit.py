@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from bobot import kernels
 from bobot.hardware import Hardware
 from bobot.layers.context import AttentionSpec
 from bobot.ops.attention import MAX_SCORES
@@ -37,10 +38,17 @@ PROGRAM_BYTES = 240 << 20
 """Python, torch and bobot without weights: 238 to 243 MiB resident (torch 2.13 for CPUs, x86)."""
 KEPT_FREE = 0.03
 """Of all memory, what the system keeps for itself even when every other program is closed."""
+CALLS_PER_STEP = 160
 CALLS_PER_LAYER = 220
 CALLS_PER_EXPERT = 130
-"""What surrounds the products of a layer and of an active expert (norms, rotation, cache, gathering
-tokens, Python), in calls of a tiny product: from what bench/fit.py left unexplained."""
+"""What surrounds the products of a step (scheduler, sampling), of a layer and of an active expert
+(norms, rotation, cache, gathering tokens), in calls of a tiny product: fitted with bench/fit.py to
+what the products left unexplained, on two cores of an AMD EPYC with AVX2."""
+
+
+FUSED_FAMILIES = ("llama",)
+"""Whose layer stack the engine computes in one C++ call while the cache is float32
+(engine/fused.py): no calls between its products."""
 
 
 class Times(Protocol):
@@ -188,6 +196,7 @@ class _Account:
         self.times = times
         self.machine = machine
         self.is_here = subject.origin == "files"
+        self.may_fuse = subject.family.name in FUSED_FAMILIES and kernels.available
         self.parts = parts_of(subject.model)
         model: Any = subject.model
         self.specs: list[AttentionSpec] = model.kv_specs()
@@ -267,6 +276,7 @@ class _Account:
 
     def decode_s(self, form: Form) -> float:
         """One token at the end of the context."""
+        is_fused = self.may_fuse and form.dtype == torch.float32
         time_s, samples = 0.0, self.samples(form)
         for stored in form.weights:
             if stored.part.role in (Role.EMBEDDING, Role.SMALL):
@@ -275,8 +285,10 @@ class _Account:
             per_weight = self.times.product_s(sample, 1, form.dtype)
             calls = self.num_active if stored.part.role is Role.EXPERTS else 1
             time_s += per_weight * stored.part.numel * self.used(stored.part)
-            time_s += self.times.call_s(sample, form.dtype) * calls
-        return time_s + self.attention_s(form, 1, self.context) + self.overhead_s(self.num_active)
+            if not is_fused:
+                time_s += self.times.call_s(sample, form.dtype) * calls
+        time_s += self.overhead_s(0 if is_fused else len(self.specs), self.num_active)
+        return time_s + self.attention_s(form, 1, self.context)
 
     def prefill_s(self, form: Form) -> float:
         """A prompt of CHUNK tokens."""
@@ -299,7 +311,7 @@ class _Account:
                 calls = self.num_active if part.role is Role.EXPERTS else 1
                 elements = CHUNK * part.shape[-2] * calls
                 time_s += self.times.activation_s(form.dtype) * elements
-        overhead_s = self.overhead_s(self.num_experts * share)
+        overhead_s = self.overhead_s(len(self.specs), self.num_experts * share)
         return time_s + self.attention_s(form, CHUNK, CHUNK) + overhead_s
 
     def attention_s(self, form: Form, num_queries: int, num_keys: int) -> float:
@@ -311,8 +323,9 @@ class _Account:
             time_s += self.times.attention_s(spec, num_queries, keys, form.dtype, self.has_sinks)
         return time_s
 
-    def overhead_s(self, num_experts: float) -> float:
-        """Of all layers, each with so many experts at work."""
+    def overhead_s(self, num_layers: int, num_experts: float) -> float:
+        """Of a step through so many layers, each mixture with so many experts at work."""
         num_mixtures = sum(part.role is Role.ROUTER for part in self.parts)
-        calls = CALLS_PER_LAYER * len(self.specs) + CALLS_PER_EXPERT * num_mixtures * num_experts
+        calls = CALLS_PER_STEP + CALLS_PER_LAYER * num_layers
+        calls += CALLS_PER_EXPERT * num_mixtures * num_experts
         return calls * self.times.small_step_s()
