@@ -31,7 +31,7 @@ from bobot.weights.quantize import names_to_pack
 from bobot.weights.source import DTYPES, ModelSource, source_names, split_name
 
 XAI_BLOCKS = 8
-"""Scales per row of the matrices that xAI cuts along their inputs (FAMILIES: grok-1 model.py)."""
+"""Scales per row of the matrices that xAI cuts along their inputs (xai-org/grok-1 `model.py`)."""
 
 
 class Role(StrEnum):
