@@ -90,6 +90,28 @@ inline void softmax(float* scores, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) scores[i] /= total;
 }
 
+// out = sum over s of weights[s] * the s-th value; four registers of it at a time.
+template <class Simd>
+void mix(const float* weights, const float* values, const std::int64_t* slots, std::size_t count,
+         std::size_t stride, std::size_t size, float* out) {
+    constexpr std::size_t kWidth = Simd::width, kStep = 4 * kWidth;
+    std::size_t i = 0;
+    for (; i + kStep <= size; i += kStep) {
+        typename Simd::Vector sums[4] = {Simd::zero(), Simd::zero(), Simd::zero(), Simd::zero()};
+        for (std::size_t s = 0; s < count; ++s) {
+            const float* value = values + slots[s] * stride + i;
+            for (std::size_t j = 0; j < 4; ++j)
+                sums[j] += weights[s] * Simd::load(value + j * kWidth);
+        }
+        std::memcpy(out + i, sums, sizeof sums);
+    }
+    for (; i < size; ++i) {
+        float sum = 0;
+        for (std::size_t s = 0; s < count; ++s) sum += weights[s] * values[slots[s] * stride + i];
+        out[i] = sum;
+    }
+}
+
 // All query heads of one key head, for one row: its group of heads reads each key once.
 template <class Simd>
 void attend(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
@@ -107,15 +129,9 @@ void attend(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderSte
             scores[g * count + s] = dot_floats<Simd>(q + g * h, key, h) * plan.scale;
     }
     for (std::size_t g = 0; g < group; ++g) softmax(scores.data() + g * count, count);
-    for (std::size_t i = 0; i < group * h; ++i) out[i] = 0;
-    for (std::size_t s = 0; s < count; ++s) {
-        const float* value = layer.values + slots[s] * stride + kv_head * h;
-        for (std::size_t g = 0; g < group; ++g) {
-            const float weight = scores[g * count + s];
-            float* __restrict to = out + g * h;
-            for (std::size_t i = 0; i < h; ++i) to[i] += weight * value[i];
-        }
-    }
+    for (std::size_t g = 0; g < group; ++g)
+        mix<Simd>(scores.data() + g * count, layer.values + kv_head * h, slots, count, stride, h,
+                  out + g * h);
 }
 
 template <class Simd>
