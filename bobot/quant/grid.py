@@ -18,6 +18,8 @@ from bobot.quant.weight import QuantWeight
 GROUP = 32
 """Inputs that share a scale, in every grid: MXFP4's, and that of GGUF's small blocks."""
 
+VALUES_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -32,11 +34,18 @@ class Grid:
 
 
 def round_to_nearest(weight: Tensor, grid: Grid) -> QuantWeight:
-    """Each value to the nearest its group can say. The last axis is a multiple of GROUP."""
-    grouped = weight.float().unflatten(-1, (-1, GROUP))
-    scales = grid.scales(grouped)
-    levels = grid.nearest(grouped / divisors(scales).unsqueeze(-1))
-    return grid.pack(levels.flatten(-2), scales)
+    """Each value of a matrix to the nearest its group can say. The last axis is a multiple of
+    GROUP. Some rows at a time, so that what is tried for them stays in the cache.
+    """
+    num_rows = max(1, VALUES_AT_ONCE // weight.shape[-1])
+    levels = torch.empty(weight.shape, device=weight.device)
+    scales = levels.new_empty(weight.shape[0], weight.shape[1] // GROUP)
+    for rows in (slice(start, start + num_rows) for start in range(0, len(weight), num_rows)):
+        grouped = weight[rows].float().unflatten(-1, (-1, GROUP))
+        scales[rows] = grid.scales(grouped)
+        steps = divisors(scales[rows]).unsqueeze(-1)
+        levels[rows] = grid.nearest(grouped / steps).flatten(-2)
+    return grid.pack(levels, scales)
 
 
 def packed_shape(shape: tuple[int, ...], grid: Grid) -> QuantWeight:
@@ -56,13 +65,13 @@ def best_scales(grouped: Tensor, candidates: list[Tensor], nearest: Callable) ->
     least = torch.full_like(best, float("inf"))
     for scales in candidates:
         step = divisors(scales).unsqueeze(-1)
-        error = (nearest(grouped / step) * step - grouped).square().sum(-1)
+        error = (nearest(grouped / step).mul_(step).sub_(grouped)).square_().sum(-1)
         best = torch.where(error < least, scales, best)
         least = torch.minimum(error, least)
     return best
 
 
-INT4_DIVISORS = tuple(7 + 0.25 * number for number in range(13))
+INT4_DIVISORS = tuple(7 + 0.5 * number for number in range(7))
 """The largest magnitude of a group comes to lie at 7, or beyond the last level: 7 to 10."""
 
 
@@ -74,7 +83,7 @@ def int4_scales(grouped: Tensor, tried: tuple[float, ...] = INT4_DIVISORS) -> Te
 
 
 def _nearest_int4(values: Tensor) -> Tensor:
-    return values.round().clamp(-int4.OFFSET, int4.OFFSET - 1)
+    return values.round().clamp_(-int4.OFFSET, int4.OFFSET - 1)
 
 
 def _pack_int4(levels: Tensor, scales: Tensor) -> QuantWeight:
@@ -104,9 +113,11 @@ def _mxfp4_scales(grouped: Tensor) -> Tensor:
 
 
 def _nearest_e2m1(values: Tensor) -> Tensor:
-    magnitudes = torch.tensor(mxfp4.E2M1, device=values.device)
-    halfway = (magnitudes[1:] + magnitudes[:-1]) / 2
-    return magnitudes[torch.bucketize(values.abs().contiguous(), halfway)].copysign(values)
+    """The levels stand 0.5 apart up to 2, 1 up to 4, 2 up to 6."""
+    magnitudes = values.abs()
+    steps = 0.5 + 0.5 * (magnitudes >= 2) + (magnitudes >= 4)
+    rounded = (magnitudes / steps).round_().mul_(steps).clamp_(max=mxfp4.E2M1[-1])
+    return rounded.copysign_(values)
 
 
 def _pack_mxfp4(levels: Tensor, scales: Tensor) -> QuantWeight:
