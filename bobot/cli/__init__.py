@@ -130,7 +130,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _main_parser() -> Parser:
-    lines = [f"  {name:<8}{text}" for name, text in commands().items()]
+    lines = [f"  {name:<10}{text}" for name, text in commands().items()]
     parser = Parser(
         prog="bobot",
         usage=tr("bobot [COMMAND] [OPTIONS]      without a command: chat"),
