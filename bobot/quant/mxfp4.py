@@ -43,21 +43,6 @@ def weight_from_parts(blocks: Tensor, scales: Tensor) -> QuantWeight:
     return QuantWeight(MXFP4, {"blocks": blocks, "scales": scales}, shape)
 
 
-def quantize(weight: Tensor) -> QuantWeight:
-    """Round to nearest: the scale is the largest power of two that keeps the group's largest
-    magnitude within 6 (floor(log2(max)) - 2, raised by one where rounding would pass 6).
-
-    The last axis is a multiple of 32.
-    """
-    grouped = weight.float().unflatten(-1, (-1, GROUP))
-    largest = grouped.abs().amax(-1)
-    exponents = torch.frexp(largest).exponent - 3
-    exponents += (torch.ldexp(largest, -exponents) > E2M1[-1] + 1).int()
-    exponents = exponents.clamp(-BIAS, BIAS)
-    scaled = torch.ldexp(grouped, -exponents.unsqueeze(-1))
-    return pack(scaled, exponents)
-
-
 def pack(scaled: Tensor, exponents: Tensor) -> QuantWeight:
     """The weight whose groups (.., groups, 32) are `scaled` times 2 ** exponents (.., groups), each
     value as the nearest of E2M1.

@@ -122,8 +122,12 @@ def native_format(
 
 
 def packed_rows(weight: Weight) -> Packed | None:
-    """A matrix as the kernels take it, plain ones too; None for a format that they do not know."""
+    """A matrix as the kernels take it, plain ones too; None for a format that they do not know, or
+    a plain matrix that lies across its rows.
+    """
     if isinstance(weight, Tensor):
+        if not weight.is_contiguous():
+            return None
         kernel = str(weight.dtype).removeprefix("torch.")
         return Packed(kernel, weight.detach().view(torch.uint8))
     return None if weight.format.native is None else weight.format.native(weight.parts)

@@ -110,15 +110,3 @@ def pack_int8(values: Tensor) -> Tensor:
 def unpack_int8(packed: Tensor) -> Tensor:
     """The inverse of `pack_int8`."""
     return (packed.contiguous().view(torch.uint8) ^ 128).view(torch.int8)
-
-
-def quantize_int8(weight: Tensor, group: int) -> QuantWeight:
-    """int8 with one scale per `group` inputs of a row: scale = max|w| / 127, rounded to nearest.
-
-    The last axis is a multiple of `group`. The error of a value is at most half a scale.
-    """
-    grouped = weight.float().unflatten(-1, (-1, group))
-    scales = (grouped.abs().amax(-1) / LARGEST_INT8).to(torch.bfloat16)
-    divisors = scales.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
-    values = (grouped / divisors).round().clamp(-LARGEST_INT8, LARGEST_INT8)
-    return weight_from_parts(values.flatten(-2).to(torch.int8), scales, 1, group)

@@ -12,8 +12,8 @@ from bobot.engine import Engine, EngineConfig, SamplingParams
 from bobot.engine.fused import MAX_TOKENS
 from bobot.layers.linear import Linear
 from bobot.models.llama import Llama, LlamaConfig
-from bobot.quant import int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_blocks
+from bobot.quant.grid import GRIDS, round_to_nearest
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
@@ -23,19 +23,12 @@ def q8_0(weight: torch.Tensor) -> Any:
     return weight_from_blocks(kind, quantize_q8_0(weight).view(len(weight), -1))
 
 
-def int4_groups(weight: torch.Tensor) -> Any:
-    grouped = weight.view(len(weight), -1, 32)
-    scales = (grouped.abs().amax(-1) / 7).to(torch.bfloat16)
-    q = (grouped / scales.float().unsqueeze(-1)).round().clamp(-8, 7).flatten(1)
-    return int4.weight_from_parts(int4.pack(q.to(torch.int8)), scales)
-
-
 PACKINGS = {
     "float32": None,
     "Q8_0": q8_0,
-    "int8": lambda weight: scaled.quantize_int8(weight, 32),
-    "int4": int4_groups,
-    "mxfp4": mxfp4.quantize,
+    "int8": lambda weight: round_to_nearest(weight, GRIDS["int8"]),
+    "int4": lambda weight: round_to_nearest(weight, GRIDS["int4"]),
+    "mxfp4": lambda weight: round_to_nearest(weight, GRIDS["mxfp4"]),
 }
 
 

@@ -7,6 +7,7 @@ import torch
 
 from bobot.ops.linear import linear
 from bobot.quant import int4, mxfp4, scaled
+from bobot.quant.grid import GRIDS, round_to_nearest
 from bobot.quant.weight import QuantWeight, stack
 
 E2M1 = {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 3.0, 6: 4.0, 7: 6.0}
@@ -25,8 +26,10 @@ def an_fp8(rows: int, columns: int) -> QuantWeight:
 
 WEIGHTS = {
     "fp8": an_fp8(300, 160),
-    "int8": scaled.quantize_int8(random(70, 96), 32),
-    "int8 rows": scaled.quantize_int8(random(70, 96), 96),
+    "int8": round_to_nearest(random(70, 96), GRIDS["int8"]),
+    "int8 rows": scaled.weight_from_parts(
+        torch.randint(-127, 128, (70, 96)).to(torch.int8), random(70, 1), 1, 96
+    ),
     "int8 by input": scaled.weight_from_parts(
         torch.randint(-127, 128, (96, 70)).to(torch.int8).mT,
         random(3, 70).to(torch.bfloat16).mT,
@@ -36,7 +39,7 @@ WEIGHTS = {
     "int4": int4.weight_from_parts(
         int4.pack(torch.randint(-8, 8, (70, 96))), random(70, 3).to(torch.bfloat16)
     ),
-    "mxfp4": mxfp4.quantize(random(70, 96)),
+    "mxfp4": round_to_nearest(random(70, 96), GRIDS["mxfp4"]),
 }
 
 
@@ -79,29 +82,31 @@ def test_mxfp4_bytes_hold_even_elements_low() -> None:
 
 
 def test_mxfp4_values_survive_packing_again() -> None:
-    values = mxfp4.quantize(random(40, 64)).dequantize()
-    assert torch.equal(mxfp4.quantize(values).dequantize(), values)
+    values = round_to_nearest(random(40, 64), GRIDS["mxfp4"]).dequantize()
+    assert torch.equal(round_to_nearest(values, GRIDS["mxfp4"]).dequantize(), values)
 
 
-@pytest.mark.parametrize("quantize", [mxfp4.quantize, lambda w: scaled.quantize_int8(w, 32)])
-def test_each_value_goes_to_the_nearest_that_its_scale_allows(quantize) -> None:
+@pytest.mark.parametrize("name", GRIDS)
+def test_each_value_goes_to_the_nearest_that_its_scale_allows(name: str) -> None:
     weight = random(16, 64)
-    packed = quantize(weight)
+    packed = round_to_nearest(weight, GRIDS[name])
     found = packed.dequantize().view(16, 2, 32)
-    if "blocks" in packed.parts:
+    scales = packed.parts["scales"].float()
+    if name == "mxfp4":
         steps = torch.tensor([*E2M1.values(), *(-value for value in E2M1.values())])
-        scales = torch.exp2(packed.parts["scales"].float() - 127)
+        scales = torch.exp2(scales - 127)
     else:
-        steps, scales = torch.arange(-127, 128), packed.parts["scales"].float()
+        steps = torch.arange(-127, 128) if name == "int8" else torch.arange(-8, 8)
     allowed = steps * scales.unsqueeze(-1)
     distances = (weight.view(16, 2, 32, 1) - allowed.unsqueeze(2)).abs()
     error = (weight.view(16, 2, 32) - found).abs()
     assert torch.allclose(error, distances.amin(-1)), "a nearer value exists"
 
 
-def test_a_group_of_zeros_stays_zero() -> None:
-    for quantize in (mxfp4.quantize, lambda w: scaled.quantize_int8(w, 32)):
-        assert torch.equal(quantize(torch.zeros(2, 64)).dequantize(), torch.zeros(2, 64))
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_group_of_zeros_stays_zero(name: str) -> None:
+    zeros = torch.zeros(2, 64)
+    assert torch.equal(round_to_nearest(zeros, GRIDS[name]).dequantize(), zeros)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])

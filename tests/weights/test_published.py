@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bobot.checkpoints.stored import Checkpoint, StoredTensor, dtype_name
 from bobot.errors import CheckpointError, ConfigError
-from bobot.quant import int4, mxfp4, scaled
+from bobot.quant import int4
+from bobot.quant.grid import GRIDS, round_to_nearest
 from bobot.weights.published import packed_form, read_packed
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
@@ -62,13 +63,13 @@ def fp8_parts() -> dict[str, Tensor]:
 
 
 def mxfp4_parts() -> dict[str, Tensor]:
-    parts = mxfp4.quantize(random(6, 64)).parts
+    parts = round_to_nearest(random(6, 64), GRIDS["mxfp4"]).parts
     return {"w_blocks": parts["blocks"], "w_scales": parts["scales"]}
 
 
 def test_each_published_form_gives_the_values_of_its_definition() -> None:
     packed = int4_parts()
-    int8 = scaled.quantize_int8(random(6, 64), 32).parts
+    int8 = round_to_nearest(random(6, 64), GRIDS["int8"]).parts
     blocks = mxfp4_parts()
     cases = {
         "fp8": (fp8_parts(), FP8),
@@ -87,7 +88,7 @@ def test_each_published_form_gives_the_values_of_its_definition() -> None:
         "int4": (int4.unpack(packed["w_packed"]).view(6, 2, 32) * packed["w_scale"][..., None])
         .float()
         .view(6, 64),
-        "mxfp4": mxfp4.quantize(random(6, 64)).dequantize(),
+        "mxfp4": round_to_nearest(random(6, 64), GRIDS["mxfp4"]).dequantize(),
     }
     wanted["mxfp4 packed"] = wanted["mxfp4"]
     for name, (tensors, config) in cases.items():
