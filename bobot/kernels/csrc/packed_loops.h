@@ -152,9 +152,9 @@ void dot_rows(const float* x, const std::uint8_t* row, std::size_t num_values, c
         }
     }
     for (std::size_t m = 0; m < kRows; ++m) {
-        float sum = 0;
-        for (const auto& total : totals[m]) sum += Simd::sum(total);
-        out[m * out_stride] = sum;
+        auto total = totals[m][0];
+        for (std::size_t c = 1; c < kChains; ++c) total += totals[m][c];
+        out[m * out_stride] = Simd::sum(total);
     }
     if constexpr (Reader::kHasTail) {
         float rest[Reader::kValues];
