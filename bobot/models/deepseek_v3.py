@@ -29,8 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bobot.errors import ConfigError
+from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
+from bobot.layers.mlp import SwiGLU
 from bobot.layers.norm import RMSNorm
 from bobot.ops.linear import linear, product_dtype
 from bobot.ops.moe import mixture_of_experts
@@ -190,19 +192,6 @@ def rotate_pairs(x_TNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return apply_rope(halves_TNH, cos, sin)
 
 
-class DeepseekV3MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
-
-
 class DeepseekV3Router(nn.Module):
     """Which experts a token passes, and with which weights."""
 
@@ -260,7 +249,7 @@ class DeepseekV3MoE(nn.Module):
         self.gate = DeepseekV3Router(config)
         self.experts = DeepseekV3Experts(config)
         shared_size = config.n_shared_experts * config.moe_intermediate_size
-        self.shared_experts = DeepseekV3MLP(config.hidden_size, shared_size)
+        self.shared_experts = SwiGLU(config.hidden_size, shared_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         experts_TA, weights_TA = self.gate(x_TD)
@@ -275,7 +264,7 @@ class DeepseekV3Layer(nn.Module):
         self.self_attn = LatentAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if layer < config.first_k_dense_replace:
-            self.mlp = DeepseekV3MLP(config.hidden_size, config.intermediate_size)
+            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
         else:
             self.mlp = DeepseekV3MoE(config)
 
@@ -307,9 +296,7 @@ class DeepseekV3Decoder(nn.Module):
         return self.norm(x_TD)
 
 
-class DeepseekV3(nn.Module):
-    """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
-
+class DeepseekV3(CausalLM):
     float32_parameters = ("model.layers.{n}.mlp.gate.e_score_correction_bias",)
     """Stay float32 whatever dtype the rest has."""
     unpacked_parameters = (
@@ -322,20 +309,7 @@ class DeepseekV3(nn.Module):
     """
 
     def __init__(self, config: DeepseekV3Config) -> None:
-        super().__init__()
-        self.config = config
-        self.model = DeepseekV3Decoder(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        """Hidden states (T, D) after the final norm. `positions_T` counts within each sequence."""
-        return self.model(ids_T, positions_T, attn)
-
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Scores of the next token for the given rows: float32 (R, V)."""
-        return self.lm_head(hidden_RD).float()
+        super().__init__(config, DeepseekV3Decoder(config))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.attention_spec()] * self.config.num_hidden_layers

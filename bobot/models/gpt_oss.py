@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
+from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
 from bobot.layers.norm import Float32RMSNorm
@@ -163,22 +164,9 @@ class GptOssDecoder(nn.Module):
         return self.norm(x_TD)
 
 
-class GptOss(nn.Module):
-    """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
-
+class GptOss(CausalLM):
     def __init__(self, config: GptOssConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.model = GptOssDecoder(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        """Hidden states (T, D) after the final norm. `positions_T` counts within each sequence."""
-        return self.model(ids_T, positions_T, attn)
-
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Scores of the next token for the given rows: float32 (R, V)."""
-        return self.lm_head(hidden_RD).float()
+        super().__init__(config, GptOssDecoder(config))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.layer_spec(n) for n in range(self.config.num_hidden_layers)]

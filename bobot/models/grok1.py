@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bobot.errors import ConfigError
+from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
 from bobot.layers.norm import Float32RMSNorm
@@ -199,27 +200,15 @@ class Grok1Decoder(nn.Module):
         return self.norm(x_TD)
 
 
-class Grok1(nn.Module):
-    """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
-
+class Grok1(CausalLM):
     float32_parameters = ("model.layers.{n}.moe_block.gate.weight",)
     """Stay float32 whatever dtype the rest has, as in the reference."""
 
     def __init__(self, config: Grok1Config) -> None:
-        super().__init__()
-        self.config = config
-        self.model = Grok1Decoder(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        """Hidden states (T, D) after the final norm. `positions_T` counts within each sequence."""
-        return self.model(ids_T, positions_T, attn)
+        super().__init__(config, Grok1Decoder(config))
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Scores of the next token for the given rows: float32 (R, V)."""
-        return self.lm_head(hidden_RD).float() * self.config.output_multiplier_scale
+        return super().logits(hidden_RD) * self.config.output_multiplier_scale
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.attention_spec()] * self.config.num_hidden_layers

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
+from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
-from bobot.layers.linear import Embedding, Linear
+from bobot.layers.linear import Embedding
+from bobot.layers.mlp import SwiGLU
 from bobot.layers.norm import RMSNorm
 from bobot.ops.rope import RopeParameters, attention_factor, inverse_frequencies, rotation
 
@@ -70,20 +71,6 @@ class LlamaConfig:
         )
 
 
-class LlamaMLP(nn.Module):
-    """SwiGLU (arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        d, f, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = Linear(d, f, bias=bias)
-        self.up_proj = Linear(d, f, bias=bias)
-        self.down_proj = Linear(f, d, bias=bias)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
-
-
 class LlamaLayer(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -92,7 +79,7 @@ class LlamaLayer(nn.Module):
             config.hidden_size, config.attention_spec(), bias=config.attention_bias
         )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = LlamaMLP(config)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
 
     def forward(
         self, x_TD: Tensor, cos: Tensor, sin: Tensor, layer: int, attn: AttentionContext
@@ -120,26 +107,13 @@ class LlamaDecoder(nn.Module):
         return self.norm(x_TD)
 
 
-class Llama(nn.Module):
-    """Ids of packed sequences in, hidden states out; `logits` turns chosen rows into scores."""
+class Llama(CausalLM):
+    """The model; other families put their own layers in."""
 
     layer_class: type[nn.Module] = LlamaLayer
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.model = LlamaDecoder(config, self.layer_class)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        """Hidden states (T, D) after the final norm. `positions_T` counts within each sequence."""
-        return self.model(ids_T, positions_T, attn)
-
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Scores of the next token for the given rows: float32 (R, V)."""
-        return self.lm_head(hidden_RD).float()
+        super().__init__(config, LlamaDecoder(config, self.layer_class))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.attention_spec()] * self.config.num_hidden_layers
