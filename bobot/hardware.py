@@ -67,14 +67,15 @@ def detect(disk: Path = Path("."), root: Path = Path("/")) -> Hardware:
         features=features,
         ram_bytes=total,
         ram_available_bytes=available,
-        disk_free_bytes=shutil.disk_usage(_existing(disk)).free,
+        disk_free_bytes=shutil.disk_usage(existing_folder(disk)).free,
         gpus=_nvidia_gpus(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
     )
 
 
-def _existing(path: Path) -> Path:
+def existing_folder(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists: on whose disk it will lie."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 

@@ -176,7 +176,7 @@ def _folders(paths: UserPaths) -> Finding:
 
 def _is_writable(folder: Path) -> bool:
     """Whether files could be made there: asked of the nearest folder that exists."""
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    place = hardware.existing_folder(folder)
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bobot import hardware
@@ -74,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         report = estimate(subject, machine, speeds, args.context)
         measured = Measured(
             speeds.memory_bytes_per_s(),
-            disk_bytes_per_s(_existing(user_paths().data)) if report.choice is None else None,
+            disk_bytes_per_s(hardware.existing_folder(user_paths().data))
+            if report.choice is None
+            else None,
             load_average,
         )
     name = args.model or EMBEDDED
@@ -112,10 +113,6 @@ def _check_context(context: int | None, limit: int) -> None:
             found=context,
             limit=limit,
         )
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _as_json(

@@ -66,8 +66,4 @@ class KVCache:
 
 def bytes_per_token(specs: Sequence[AttentionSpec], dtype: torch.dtype) -> int:
     """Cache bytes that one token takes over all layers."""
-    elements = 0
-    for spec in specs:
-        v_head_dim = 0 if spec.v_is_k_prefix else spec.v_head_dim
-        elements += spec.num_kv_heads * (spec.head_dim + v_head_dim)
-    return elements * dtype.itemsize
+    return sum(spec.cached_per_token for spec in specs) * dtype.itemsize

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from bobot.errors import DownloadError, StorageError
+from bobot.hardware import existing_folder
 from bobot.hub.cache import CacheEntry, stamp
 from bobot.hub.needed import needed_files, quantizations
 from bobot.hub.remote import Hub, RemoteFile
@@ -108,8 +109,7 @@ def _quantizations(names: Iterable[str], files: list[RemoteFile]) -> tuple[str, 
 
 def room_for(folder: Path) -> Room:
     """The free space of the disk on which `folder` lies or will lie."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return Room(shutil.disk_usage(existing).free, folder)
+    return Room(shutil.disk_usage(existing_folder(folder)).free, folder)
 
 
 def check_room(plan: Plan, room: Room) -> None:

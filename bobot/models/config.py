@@ -200,6 +200,25 @@ def _fits(value: Any, kind: type, minimum: float | None, maximum: float) -> bool
     return kind in (bool, str) or (-math.inf if minimum is None else minimum) <= value <= maximum
 
 
+def gguf_fields(source: TensorSource, architecture: str) -> Fields:
+    """The architecture's keys of a GGUF header, without its name in front; those of others
+    (general, tokenizer, split) are not settings.
+    """
+    prefix = f"{architecture}."
+    settings = {k[len(prefix) :]: v for k, v in source.config.items() if k.startswith(prefix)}
+    return Fields(settings, f"GGUF header ({architecture}.*)")
+
+
+def check_active_experts(num_active: int, num_experts: int) -> None:
+    """Raises ConfigError if a token is to pass more experts than there are."""
+    if num_active > num_experts:
+        raise ConfigError(
+            "num_experts_per_tok is {active}; there are only {experts} experts.",
+            active=num_active,
+            experts=num_experts,
+        )
+
+
 def rope_from_hf(fields: Fields) -> RopeParameters:
     """Rotary settings in either form: flat `rope_theta` + `rope_scaling`, or nested
     `rope_parameters`.

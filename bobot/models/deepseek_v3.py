@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from bobot.errors import ConfigError
 from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
-from bobot.layers.linear import Embedding, Linear
+from bobot.layers.decoder import Decoder
+from bobot.layers.linear import Linear
 from bobot.layers.mlp import SwiGLU
 from bobot.layers.norm import RMSNorm
 from bobot.ops.linear import linear, product_dtype
@@ -39,9 +40,6 @@ from bobot.ops.moe import mixture_of_experts
 from bobot.ops.rope import (
     RopeParameters,
     apply_rope,
-    attention_factor,
-    inverse_frequencies,
-    rotation,
     yarn_mscale,
 )
 
@@ -275,27 +273,6 @@ class DeepseekV3Layer(nn.Module):
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
 
 
-class DeepseekV3Decoder(nn.Module):
-    """Embedding, layers and final norm: the part the checkpoint calls `model`."""
-
-    def __init__(self, config: DeepseekV3Config) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DeepseekV3Layer(config, n) for n in range(config.num_hidden_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.frequencies = inverse_frequencies(config.rope, config.qk_rope_head_dim)
-        self.rope_factor = attention_factor(config.rope)
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        x_TD = self.embed_tokens(ids_T)
-        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype, self.rope_factor)
-        for n, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, cos, sin, n, attn)
-        return self.norm(x_TD)
-
-
 class DeepseekV3(CausalLM):
     float32_parameters = ("model.layers.{n}.mlp.gate.e_score_correction_bias",)
     """Stay float32 whatever dtype the rest has."""
@@ -309,7 +286,9 @@ class DeepseekV3(CausalLM):
     """
 
     def __init__(self, config: DeepseekV3Config) -> None:
-        super().__init__(config, DeepseekV3Decoder(config))
+        layers = (DeepseekV3Layer(config, n) for n in range(config.num_hidden_layers))
+        norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        super().__init__(config, Decoder(config, layers, norm, config.qk_rope_head_dim))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.attention_spec()] * self.config.num_hidden_layers

@@ -21,6 +21,7 @@ from bobot.models.config import (
     Dialect,
     Fields,
     TensorSource,
+    gguf_fields,
     rope_from_hf,
     rope_to_hf,
 )
@@ -99,15 +100,13 @@ def _context(fields: Fields, key: str) -> int:
 
 
 def config_from_gguf(source: TensorSource) -> DeepseekV3Config:
-    prefix = "deepseek2."
-    settings = {k[len(prefix) :]: v for k, v in source.config.items() if k.startswith(prefix)}
-    if "attention.key_length_mla" not in settings:
+    fields = gguf_fields(source, "deepseek2")
+    if "attention.key_length_mla" not in fields.left:
         raise ConfigError(
             "This GGUF is from before April 2025 (it has no attention.key_length_mla) and keeps "
             "keys and values of all heads in one tensor; bobot reads the later form.",
             hint="Take a newer file of the same model.",
         )
-    fields = Fields(settings, "GGUF header (deepseek2.*)")
     latent = fields.take("attention.kv_lora_rank", int, minimum=1)
     rotary = fields.take("rope.dimension_count", int, minimum=2, maximum=LARGEST_COUNT)
     fields.take_one_of("attention.head_count_kv", [1])

@@ -19,12 +19,14 @@ from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
-from bobot.layers.linear import Embedding, Linear
+from bobot.layers.decoder import Decoder
+from bobot.layers.linear import Linear
 from bobot.layers.norm import Float32RMSNorm
+from bobot.models.config import check_active_experts
 from bobot.models.llama import LlamaConfig
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
-from bobot.ops.rope import apply_rope, attention_factor, inverse_frequencies, rotation
+from bobot.ops.rope import apply_rope
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -61,12 +63,7 @@ class GptOssConfig(LlamaConfig):
                 "layer_types names sliding_attention, but sliding_window is missing.",
                 hint="Download config.json again.",
             )
-        if self.num_experts_per_tok > self.num_local_experts:
-            raise ConfigError(
-                "num_experts_per_tok is {active}; there are only {experts} experts.",
-                active=self.num_experts_per_tok,
-                experts=self.num_local_experts,
-            )
+        check_active_experts(self.num_experts_per_tok, self.num_local_experts)
 
     def layer_spec(self, layer: int) -> AttentionSpec:
         """What that layer's attention looks like."""
@@ -145,28 +142,11 @@ class GptOssLayer(nn.Module):
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
 
 
-class GptOssDecoder(nn.Module):
-    """Embedding, layers and final norm: the part the checkpoint calls `model`."""
-
-    def __init__(self, config: GptOssConfig) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(GptOssLayer(config, n) for n in range(config.num_hidden_layers))
-        self.norm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.frequencies = inverse_frequencies(config.rope, config.head_dim)
-        self.rope_factor = attention_factor(config.rope)
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        x_TD = self.embed_tokens(ids_T)
-        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype, self.rope_factor)
-        for n, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, cos, sin, n, attn)
-        return self.norm(x_TD)
-
-
 class GptOss(CausalLM):
     def __init__(self, config: GptOssConfig) -> None:
-        super().__init__(config, GptOssDecoder(config))
+        layers = (GptOssLayer(config, n) for n in range(config.num_hidden_layers))
+        norm = Float32RMSNorm(config.hidden_size, config.rms_norm_eps)
+        super().__init__(config, Decoder(config, layers, norm, config.head_dim))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.layer_spec(n) for n in range(self.config.num_hidden_layers)]

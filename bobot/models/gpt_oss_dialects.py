@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bobot.errors import CheckpointError, ConfigError
-from bobot.models.config import LARGEST_CONTEXT, Derived, Dialect, Fields, TensorSource
+from bobot.models.config import LARGEST_CONTEXT, Derived, Dialect, Fields, TensorSource, gguf_fields
 from bobot.models.gpt_oss import FULL, SLIDING, GptOssConfig
 from bobot.models.llama_dialects import settings_from_hf, shared_settings_to_hf
 from bobot.ops.rope import RopeParameters
 from bobot.quant.interleaved import interleaved, rows_in_turn
-from bobot.quant.weight import QuantWeight, Weight
+from bobot.quant.weight import QuantWeight, Weight, values_of
 
 RMS_NORM_EPS = 1e-5
 """In the first layout it stands in the code, not in config.json (gpt_oss/torch/model.py 40)."""
@@ -95,9 +95,7 @@ def config_from_openai(source: TensorSource) -> GptOssConfig:
 
 
 def config_from_gguf(source: TensorSource) -> GptOssConfig:
-    prefix = "gpt-oss."
-    settings = {k[len(prefix) :]: v for k, v in source.config.items() if k.startswith(prefix)}
-    fields = Fields(settings, "GGUF header (gpt-oss.*)")
+    fields = gguf_fields(source, "gpt-oss")
     num_layers = fields.take("block_count", int, minimum=1)
     num_heads = fields.take("attention.head_count", int, minimum=1)
     head_dim = fields.take("attention.key_length", int, minimum=2)
@@ -228,7 +226,7 @@ def in_turn(config: GptOssConfig, gate: Weight, up: Weight) -> Weight:
         )
     if isinstance(gate, QuantWeight) and isinstance(up, QuantWeight) and gate.ndim == 3:
         return interleaved(gate, up)
-    return torch.stack((_values(gate), _values(up)), dim=2).flatten(1, 2)
+    return torch.stack((values_of(gate), values_of(up)), dim=2).flatten(1, 2)
 
 
 def taken_apart(config: GptOssConfig, weight: Weight) -> tuple[Weight, Weight]:
@@ -236,10 +234,6 @@ def taken_apart(config: GptOssConfig, weight: Weight) -> tuple[Weight, Weight]:
     if isinstance(weight, QuantWeight):
         return rows_in_turn(weight)
     return weight[:, 0::2], weight[:, 1::2]
-
-
-def _values(weight: Weight) -> Tensor:
-    return weight.dequantize() if isinstance(weight, QuantWeight) else weight
 
 
 def _qkv_rows(part: str) -> Callable[[GptOssConfig, Tensor], Tensor]:

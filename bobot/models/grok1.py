@@ -26,6 +26,7 @@ from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
 from bobot.layers.linear import Embedding, Linear
 from bobot.layers.norm import Float32RMSNorm
+from bobot.models.config import check_active_experts
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
 from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
@@ -72,12 +73,7 @@ class Grok1Config:
                 "head_dim is {head_dim}; rotary positions need an even number.",
                 head_dim=self.head_dim,
             )
-        if self.num_experts_per_tok > self.num_experts:
-            raise ConfigError(
-                "num_experts_per_tok is {active}; there are only {experts} experts.",
-                active=self.num_experts_per_tok,
-                experts=self.num_experts,
-            )
+        check_active_experts(self.num_experts_per_tok, self.num_experts)
 
     def attention_spec(self) -> AttentionSpec:
         """What every layer's attention looks like."""

@@ -16,6 +16,7 @@ from bobot.models.config import (
     Dialect,
     Fields,
     TensorSource,
+    gguf_fields,
     rope_from_hf,
     rope_to_hf,
 )
@@ -142,8 +143,7 @@ def settings_from_hf(fields: Fields, *, experts_key: str) -> Grok1Config:
 
 
 def config_from_gguf(source: TensorSource) -> Grok1Config:
-    settings = {k[5:]: v for k, v in source.config.items() if k.startswith("grok.")}
-    fields = Fields(settings, "GGUF header (grok.*)")
+    fields = gguf_fields(source, "grok")
     hidden_size = fields.take("embedding_length", int, minimum=1)
     num_heads = fields.take("attention.head_count", int, minimum=1)
     head_dim = fields.take("attention.key_length", int, hidden_size // num_heads, minimum=2)

@@ -18,10 +18,10 @@ from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.causal import CausalLM
 from bobot.layers.context import AttentionContext, AttentionSpec
-from bobot.layers.linear import Embedding
+from bobot.layers.decoder import Decoder
 from bobot.layers.mlp import SwiGLU
 from bobot.layers.norm import RMSNorm
-from bobot.ops.rope import RopeParameters, attention_factor, inverse_frequencies, rotation
+from bobot.ops.rope import RopeParameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,32 +88,15 @@ class LlamaLayer(nn.Module):
         return x_TD + self.mlp(self.post_attention_layernorm(x_TD))
 
 
-class LlamaDecoder(nn.Module):
-    """Embedding, layers and final norm: the part the checkpoint calls `model`."""
-
-    def __init__(self, config: LlamaConfig, layer_class: type[nn.Module]) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(layer_class(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.frequencies = inverse_frequencies(config.rope, config.head_dim)
-        self.rope_factor = attention_factor(config.rope)
-
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
-        x_TD = self.embed_tokens(ids_T)
-        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype, self.rope_factor)
-        for n, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, cos, sin, n, attn)
-        return self.norm(x_TD)
-
-
 class Llama(CausalLM):
     """The model; other families put their own layers in."""
 
     layer_class: type[nn.Module] = LlamaLayer
 
     def __init__(self, config: LlamaConfig) -> None:
-        super().__init__(config, LlamaDecoder(config, self.layer_class))
+        layers = (self.layer_class(config) for _ in range(config.num_hidden_layers))
+        norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        super().__init__(config, Decoder(config, layers, norm, config.head_dim))
 
     def kv_specs(self) -> list[AttentionSpec]:
         return [self.config.attention_spec()] * self.config.num_hidden_layers

@@ -20,6 +20,7 @@ from bobot.models.config import (
     Fields,
     TensorSource,
     frequency_divisors,
+    gguf_fields,
     rope_from_hf,
     rope_to_hf,
 )
@@ -140,7 +141,7 @@ def settings_from_mistral(fields: Fields, source: TensorSource) -> dict[str, Any
 
 
 def config_from_gguf(source: TensorSource) -> LlamaConfig:
-    fields = gguf_fields(source)
+    fields = gguf_fields(source, "llama")
     settings = settings_from_gguf(fields, source)
     fields.take_one_of("expert_count", [0], 0)
     fields.take_one_of("expert_used_count", [0], 0)
@@ -148,14 +149,6 @@ def config_from_gguf(source: TensorSource) -> LlamaConfig:
     settings["mlp_bias"] = "blk.0.ffn_gate.bias" in source.tensors
     fields.done()
     return LlamaConfig(**settings)
-
-
-def gguf_fields(source: TensorSource) -> Fields:
-    """The `llama.*` keys of a GGUF header; other prefixes (general, tokenizer, split) are not
-    settings.
-    """
-    settings = {k[6:]: v for k, v in source.config.items() if k.startswith("llama.")}
-    return Fields(settings, "GGUF header (llama.*)")
 
 
 def settings_from_gguf(fields: Fields, source: TensorSource) -> dict[str, Any]:

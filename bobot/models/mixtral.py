@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bobot.errors import ConfigError
 from bobot.layers.attention import GroupedQueryAttention
 from bobot.layers.context import AttentionContext
 from bobot.layers.linear import Linear
 from bobot.layers.norm import RMSNorm
+from bobot.models.config import check_active_experts
 from bobot.models.llama import Llama, LlamaConfig
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
@@ -34,12 +34,7 @@ class MixtralConfig(LlamaConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_experts_per_tok > self.num_local_experts:
-            raise ConfigError(
-                "num_experts_per_tok is {active}; there are only {experts} experts.",
-                active=self.num_experts_per_tok,
-                experts=self.num_local_experts,
-            )
+        check_active_experts(self.num_experts_per_tok, self.num_local_experts)
 
 
 class MixtralExperts(nn.Module):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bobot.models.config import Dialect, Fields, TensorSource
+from bobot.models.config import Dialect, Fields, TensorSource, gguf_fields
 from bobot.models.llama_dialects import (
     GGUF_NAMES,
     META_NAMES,
     PAIRS,
     computed_for_gguf,
-    gguf_fields,
     settings_from_gguf,
     settings_from_hf,
     settings_from_mistral,
@@ -41,7 +40,7 @@ def config_from_mistral(source: TensorSource) -> MixtralConfig:
 
 
 def config_from_gguf(source: TensorSource) -> MixtralConfig:
-    fields = gguf_fields(source)
+    fields = gguf_fields(source, "llama")
     settings = settings_from_gguf(fields, source)
     return _with_experts(fields, settings, "expert_count", "expert_used_count")
 

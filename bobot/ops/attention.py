@@ -34,6 +34,11 @@ class AttentionSpec:
     logit_softcap: float | None = None
     """Scores become cap * tanh(score / cap) before the softmax."""
 
+    @property
+    def cached_per_token(self) -> int:
+        """Numbers that the cache of one layer holds for a token."""
+        return self.num_kv_heads * (self.head_dim + self.v_head_dim * (not self.v_is_k_prefix))
+
 
 def attention(
     q_TNH: Tensor,

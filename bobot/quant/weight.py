@@ -90,6 +90,11 @@ class QuantWeight:
 Weight = Tensor | QuantWeight
 
 
+def values_of(weight: Weight) -> Tensor:
+    """A plain weight as it is, a packed one unpacked."""
+    return weight.dequantize() if isinstance(weight, QuantWeight) else weight
+
+
 def stack(weights: Sequence[Weight]) -> Weight:
     """Weights of one shape and format along a new first axis: a copy."""
     first = weights[0]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bobot.errors import StorageError, UsageError
+from bobot.hardware import existing_folder
 from bobot.models.config import Derived, Dialect
 from bobot.ops.rope import pairs_from_halves
 from bobot.quant.weight import QuantWeight, Weight, change_rows
@@ -150,10 +151,7 @@ def unpacked(pieces: Callable[[], Iterable[Weight]]) -> Iterator[Tensor]:
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raises StorageError if the disk that holds `folder` has no room for so many bytes."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing_folder(folder)).free
     if free < needed:
         raise StorageError(
             "{path} needs {needed} MB; the disk has {free} MB free.",

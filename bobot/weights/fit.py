@@ -212,12 +212,8 @@ class _Account:
         return self.num_active / self.num_experts if part.role is Role.EXPERTS else 1.0
 
     def token_bytes(self, dtype: torch.dtype) -> int:
-        """Cache bytes of one token, as engine.kv_cache.bytes_per_token counts them."""
-        elements = 0
-        for spec in self.specs:
-            v_head_dim = 0 if spec.v_is_k_prefix else spec.v_head_dim
-            elements += spec.num_kv_heads * (spec.head_dim + v_head_dim)
-        return elements * dtype.itemsize
+        """Cache bytes of one token."""
+        return sum(spec.cached_per_token for spec in self.specs) * dtype.itemsize
 
     def samples(self, form: Form) -> dict[str, Weight]:
         """Storage -> the largest weight stored so, to time products with."""

@@ -20,7 +20,7 @@ from bobot.checkpoints.safetensors import CODES
 from bobot.checkpoints.writing import PlannedTensor
 from bobot.errors import UsageError
 from bobot.quant.grid import GRIDS, GROUP, Grid, packed_shape, round_to_nearest
-from bobot.quant.weight import QuantWeight, Weight, stack
+from bobot.quant.weight import QuantWeight, Weight, stack, values_of
 from bobot.text import Tokenizer
 from bobot.weights.export import ExportReport, Progress, check_destination, target_tensors, unpacked
 from bobot.weights.export_hf import hf_dialect, hf_settings, write_folder
@@ -70,7 +70,7 @@ def rounded(weight: Weight, grid: Grid) -> QuantWeight:
         packed = stack([rounded(weight[e], grid) for e in range(weight.shape[0])])
         assert isinstance(packed, QuantWeight)
         return packed
-    return round_to_nearest(_values(weight), grid)
+    return round_to_nearest(values_of(weight), grid)
 
 
 def rounding_at_load(grid: Grid) -> Callable[[ModelSource], Callable[[str, Weight], Weight]]:
@@ -200,7 +200,3 @@ class _Rounded:
 def _parts(read: Any, suffix: str, family: str) -> Any:
     for piece in read():
         yield (packed_parts(piece, family) or {})[suffix]
-
-
-def _values(weight: Weight) -> Tensor:
-    return weight.dequantize() if isinstance(weight, QuantWeight) else weight
