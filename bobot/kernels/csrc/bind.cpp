@@ -208,7 +208,7 @@ private:
 nb::dict features() {
     const CpuFeatures& cpu = cpu_features();
     nb::dict found;
-    found["avx512"] = cpu.avx512;
+    found["avx512vnni"] = cpu.avx512vnni;
     found["avx2"] = cpu.avx2;
     found["portable"] = true;
     return found;

@@ -18,7 +18,11 @@ static CpuFeatures detect() {
     __builtin_cpu_init();
     const bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    return {avx2, avx2 && __builtin_cpu_supports("avx512f")};
+    const bool avx512vnni = avx2 && __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    return {avx2, avx512vnni};
 }
 
 #else

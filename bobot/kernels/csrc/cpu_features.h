@@ -5,8 +5,8 @@
 namespace bobot {
 
 struct CpuFeatures {
-    bool avx2;    // AVX2, FMA and F16C together
-    bool avx512;  // AVX-512F, with all of the above
+    bool avx2;        // AVX2, FMA and F16C together
+    bool avx512vnni;  // AVX-512 F, BW, DQ, VL and VNNI, with all of the above
 };
 
 // Asked once: in a virtual machine CPUID leaves the guest, which takes microseconds.

@@ -1,5 +1,5 @@
-// The kernels with AVX-512 (the F subset alone) and F16C: Intel servers from Skylake-SP (2017), AMD
-// from Zen 4.
+// The kernels with AVX-512 (F, BW, DQ, VL and VNNI) and F16C: Intel servers from Cascade Lake (2019),
+// AMD from Zen 4.
 #include <immintrin.h>
 
 #include "packed_loops.h"

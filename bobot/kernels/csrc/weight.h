@@ -24,7 +24,7 @@ using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu
 const Kernels& kernels_of(const std::string& isa) {
 #if defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
-    if (isa == "avx512" && cpu.avx512) return kAvx512;
+    if (isa == "avx512vnni" && cpu.avx512vnni) return kAvx512;
     if (isa == "avx2" && cpu.avx2) return kAvx2;
 #endif
     if (isa == "portable") return kPortable;
