@@ -22,6 +22,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace bobot {
+
+void bind_tiles(nb::module_& m);
+
 namespace {
 
 void dequantize(const std::string& format, const Matrix<const std::uint8_t>& values,
@@ -227,6 +230,7 @@ nb::dict formats() {
 }  // namespace bobot
 
 NB_MODULE(_native, m) {
+    bobot::bind_tiles(m);
     m.def("features", &bobot::features);
     m.def("formats", &bobot::formats);
     m.def("dequantize", &bobot::dequantize, "format"_a, "values"_a.noconvert(),

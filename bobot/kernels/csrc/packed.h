@@ -31,8 +31,10 @@ struct Format {
                 float* out, std::size_t out_stride);
 };
 
+struct Activations;
 struct DecoderPlan;
 struct DecoderStep;
+struct Tiles;
 
 // Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
 constexpr std::size_t kMaxColumns = 1024;
@@ -49,6 +51,17 @@ struct Kernels {
                         std::size_t count, float* totals);
 
     void (*decode)(const DecoderPlan& plan, const DecoderStep& step);  // decoder.h
+
+    // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows.
+    std::size_t max_block_rows;
+    // Blocks [first, end) of the activations from rows of floats.
+    void (*fill_activations)(const float* from, const Activations& x, std::size_t first,
+                             std::size_t end);
+    // out[m * out_stride + n] = x[m] * w[n], for the outputs n of panels [first, end).
+    void (*multiply_tiles)(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                           float* out, std::size_t out_stride);
+    // The 16 rows of a panel as floats, num_columns each.
+    void (*unpack_tiles)(const Tiles& w, std::size_t panel, float* out);
 };
 
 extern const Kernels kPortable;

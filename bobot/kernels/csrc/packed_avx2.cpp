@@ -37,6 +37,71 @@ struct Avx2 {
             _mm_storeu_si128(sixteen, _mm_shuffle_epi8(levels, _mm_loadu_si128(sixteen)));
         }
     }
+
+    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits.
+    using Ints = __m256i;
+    using Table = __m256i;  // 16 entries of 8 bits, twice
+    static constexpr std::size_t kMaxRows = 4;
+
+    static Vector splat(float a) { return _mm256_set1_ps(a); }
+    static Ints splat(std::int32_t a) { return _mm256_set1_epi32(a); }
+    static void store(float* to, Vector a) { _mm256_storeu_ps(to, a); }
+    static void prefetch(const std::uint8_t* from) {
+        for (int line = 0; line < 4; ++line)
+            _mm_prefetch(reinterpret_cast<const char*>(from) + 64 * line, _MM_HINT_T0);
+    }
+    static Ints load_ints(const std::uint8_t* from) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    }
+    static Vector to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+    static Vector halves(const std::uint8_t* from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    static Vector bfloats(const std::uint8_t* from) {
+        const auto tops = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(tops), 16));
+    }
+    static Vector unsigned_bytes(const std::uint8_t* from) {
+        const auto bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+    }
+    static Vector signed_bytes(const std::uint8_t* from) {
+        const auto bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    }
+    static Table table(const std::uint8_t* entries) {
+        return _mm256_broadcastsi128_si256(
+            _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+    }
+    // Each look-up serves the first and third, or the second and fourth code of every half lane.
+    static void pairs_of_codes(const std::uint8_t* from, Table table, Ints* pairs) {
+        const Ints codes = load_ints(from), low = _mm256_set1_epi8(15);
+        const Ints bytes = _mm256_set1_epi16(255);
+        const Ints even = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, low));
+        const Ints odd =
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
+        pairs[0] = _mm256_and_si256(even, bytes);
+        pairs[1] = _mm256_and_si256(odd, bytes);
+        pairs[2] = _mm256_srli_epi16(even, 8);
+        pairs[3] = _mm256_srli_epi16(odd, 8);
+    }
+    static Ints pairs_of_bytes(const std::uint8_t* from) {
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    // pairs | (bits >> shift << 4 & mask)
+    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
+        bits = shift < 4 ? _mm256_slli_epi16(bits, 4 - shift) : _mm256_srli_epi16(bits, shift - 4);
+        return _mm256_or_si256(pairs, _mm256_and_si256(bits, _mm256_set1_epi16(mask)));
+    }
+    static Ints subtract_pairs(Ints a, Ints b) { return _mm256_sub_epi16(a, b); }
+    static Vector first(Ints a) {
+        return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(a, 16), 16));
+    }
+    static Vector second(Ints a) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(a, 16)); }
+    static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
+        const Ints both = _mm256_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair)));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, both));
+    }
 };
 
 }  // namespace

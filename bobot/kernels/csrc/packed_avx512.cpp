@@ -34,6 +34,64 @@ struct Avx512 {
             _mm_storeu_si128(sixteen, _mm_shuffle_epi8(levels, _mm_loadu_si128(sixteen)));
         }
     }
+
+    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits.
+    using Ints = __m512i;
+    using Table = __m512i;  // 16 entries of 16 bits, twice
+    static constexpr std::size_t kMaxRows = 8;
+
+    static Vector splat(float a) { return _mm512_set1_ps(a); }
+    static Ints splat(std::int32_t a) { return _mm512_set1_epi32(a); }
+    static void store(float* to, Vector a) { _mm512_storeu_ps(to, a); }
+    static void prefetch(const std::uint8_t* from) {
+        for (int line = 0; line < 4; ++line)
+            _mm_prefetch(reinterpret_cast<const char*>(from) + 64 * line, _MM_HINT_T0);
+    }
+    static Ints load_ints(const std::uint8_t* from) { return _mm512_loadu_si512(from); }
+    static Vector to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+    static Vector halves(const std::uint8_t* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static Vector bfloats(const std::uint8_t* from) {
+        const auto tops = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(tops), 16));
+    }
+    static Vector unsigned_bytes(const std::uint8_t* from) {
+        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+    }
+    static Vector signed_bytes(const std::uint8_t* from) {
+        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    }
+    static Table table(const std::uint8_t* entries) {
+        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
+        return _mm512_broadcast_i64x4(_mm256_cvtepu8_epi16(bytes));
+    }
+    // The look-up reads five bits, the table says the same for both values of the fifth.
+    static void pairs_of_codes(const std::uint8_t* from, Table table, Ints* pairs) {
+        const Ints codes = load_ints(from);
+        pairs[0] = _mm512_permutexvar_epi16(codes, table);
+        pairs[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table);
+        pairs[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 8), table);
+        pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 12), table);
+    }
+    static Ints pairs_of_bytes(const std::uint8_t* from) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    // pairs | (bits >> shift << 4 & mask)
+    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
+        bits = shift < 4 ? _mm512_slli_epi16(bits, 4 - shift) : _mm512_srli_epi16(bits, shift - 4);
+        return _mm512_ternarylogic_epi32(pairs, bits, _mm512_set1_epi16(mask), 0xf8);
+    }
+    static Ints subtract_pairs(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
+    static Vector first(Ints a) {
+        return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(a, 16), 16));
+    }
+    static Vector second(Ints a) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(a, 16)); }
+    static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
+        return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair))));
+    }
 };
 
 }  // namespace

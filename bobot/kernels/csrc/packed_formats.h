@@ -181,19 +181,31 @@ struct Q3_K {
 };
 
 // The eight 6-bit scales and minima of Q4_K and Q5_K, in bytes 4-16; groups 4-7 are in pieces.
-template <class Simd>
-void unpack_k_scales(const std::uint8_t* block, Unpacked& to) {
-    const float d = Simd::from_half(load<std::uint16_t>(block));
-    const float dmin = Simd::from_half(load<std::uint16_t>(block + 2));
+struct KScales {
+    std::uint8_t scales[8], minima[8];
+};
+
+inline KScales k_scales(const std::uint8_t* block) {
     const auto first = load<std::uint32_t>(block + 4), second = load<std::uint32_t>(block + 8);
     const auto third = load<std::uint32_t>(block + 12);
     const std::uint32_t scales[2] = {first & 0x3f3f3f3fu,
                                      (third & 0x0f0f0f0fu) | (first >> 2 & 0x30303030u)};
     const std::uint32_t minima[2] = {second & 0x3f3f3f3fu,
                                      (third >> 4 & 0x0f0f0f0fu) | (second >> 2 & 0x30303030u)};
+    KScales found;
+    std::memcpy(found.scales, scales, 8);
+    std::memcpy(found.minima, minima, 8);
+    return found;
+}
+
+template <class Simd>
+void unpack_k_scales(const std::uint8_t* block, Unpacked& to) {
+    const float d = Simd::from_half(load<std::uint16_t>(block));
+    const float dmin = Simd::from_half(load<std::uint16_t>(block + 2));
+    const KScales found = k_scales(block);
     for (int g = 0; g < 8; ++g) {
-        to.scales[g] = d * static_cast<float>(scales[g / 4] >> 8 * (g % 4) & 63);
-        to.minima[g] = dmin * static_cast<float>(minima[g / 4] >> 8 * (g % 4) & 63);
+        to.scales[g] = d * static_cast<float>(found.scales[g]);
+        to.minima[g] = dmin * static_cast<float>(found.minima[g]);
     }
 }
 

@@ -15,6 +15,7 @@
 #include "decoder_loops.h"
 #include "packed.h"
 #include "packed_formats.h"
+#include "tile_loops.h"
 
 namespace bobot {
 namespace {
@@ -250,8 +251,10 @@ constexpr Format kFormats[] = {
 
 template <class Simd>
 constexpr Kernels kernels() {
-    return {kFormats<Simd>, sizeof(kFormats<Simd>) / sizeof(Format), add_columns<Simd>,
-            decode<Simd>};
+    return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
+            add_columns<Simd>,    decode<Simd>,
+            Simd::kMaxRows,       fill_activations,
+            multiply_tiles<Simd>, unpack_tiles<Simd>};
 }
 
 }  // namespace

@@ -40,6 +40,76 @@ struct Portable {
     static void look_up(const std::int8_t* table, std::int8_t* q) {
         for (std::size_t i = 0; i < kCount; ++i) q[i] = table[q[i]];
     }
+
+    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits, the first one lowest.
+    typedef std::int32_t Ints __attribute__((vector_size(16)));
+    typedef std::int16_t Halves __attribute__((vector_size(16)));
+    struct Table {
+        std::uint8_t entries[16];
+    };
+    static constexpr std::size_t kMaxRows = 4;
+
+    static Vector splat(float a) { return Vector{a, a, a, a}; }
+    static Ints splat(std::int32_t a) { return Ints{a, a, a, a}; }
+    static void store(float* to, Vector a) { std::memcpy(to, &a, sizeof a); }
+    static void prefetch(const std::uint8_t*) {}
+    static Ints load_ints(const std::uint8_t* from) { return bobot::load<Ints>(from); }
+    static Vector to_floats(Ints a) { return __builtin_convertvector(a, Vector); }
+    template <class Number>
+    static Vector each(Number number) {
+        return Vector{number(0), number(1), number(2), number(3)};
+    }
+    static Vector halves(const std::uint8_t* from) {
+        return each([&](int i) { return from_half(bobot::load<std::uint16_t>(from + 2 * i)); });
+    }
+    static Vector bfloats(const std::uint8_t* from) {
+        return each([&](int i) {
+            return float_of(std::uint32_t{bobot::load<std::uint16_t>(from + 2 * i)} << 16);
+        });
+    }
+    static Vector unsigned_bytes(const std::uint8_t* from) {
+        return each([&](int i) { return static_cast<float>(from[i]); });
+    }
+    static Vector signed_bytes(const std::uint8_t* from) {
+        return each([&](int i) { return static_cast<float>(static_cast<std::int8_t>(from[i])); });
+    }
+    static Table table(const std::uint8_t* entries) { return bobot::load<Table>(entries); }
+    static void pairs_of_codes(const std::uint8_t* from, const Table& table, Ints* pairs) {
+        std::int16_t found[4][8];
+        for (int half = 0; half < 8; ++half) {
+            const auto codes = bobot::load<std::uint16_t>(from + 2 * half);
+            for (int i = 0; i < 4; ++i) found[i][half] = table.entries[codes >> 4 * i & 15];
+        }
+        std::memcpy(pairs, found, sizeof found);
+    }
+    static Ints pairs_of_bytes(const std::uint8_t* from) {
+        std::int16_t found[8];
+        for (int i = 0; i < 8; ++i) found[i] = static_cast<std::int8_t>(from[i]);
+        Ints pairs;
+        std::memcpy(&pairs, found, sizeof pairs);
+        return pairs;
+    }
+    // pairs | (bits >> shift << 4 & mask)
+    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
+        Halves each_bits;
+        std::memcpy(&each_bits, &bits, sizeof each_bits);
+        each_bits = (shift < 4 ? each_bits << (4 - shift) : each_bits >> (shift - 4)) & mask;
+        std::memcpy(&bits, &each_bits, sizeof bits);
+        return pairs | bits;
+    }
+    static Ints subtract_pairs(Ints a, Ints b) {
+        Halves x, y;
+        std::memcpy(&x, &a, sizeof x);
+        std::memcpy(&y, &b, sizeof y);
+        x -= y;
+        std::memcpy(&a, &x, sizeof a);
+        return a;
+    }
+    static Vector first(Ints a) { return to_floats(a << 16 >> 16); }
+    static Vector second(Ints a) { return to_floats(a >> 16); }
+    static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
+        return sum + (pairs << 16 >> 16) * pair[0] + (pairs >> 16) * pair[1];
+    }
 };
 
 }  // namespace

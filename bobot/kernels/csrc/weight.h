@@ -21,7 +21,7 @@ template <class T>
 using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-const Kernels& kernels_of(const std::string& isa) {
+inline const Kernels& kernels_of(const std::string& isa) {
 #if defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
     if (isa == "avx512vnni" && cpu.avx512vnni) return kAvx512;
@@ -31,17 +31,17 @@ const Kernels& kernels_of(const std::string& isa) {
     throw std::invalid_argument("this machine has no kernels for " + isa);
 }
 
-void require(bool condition, const std::string& what) {
+inline void require(bool condition, const std::string& what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-const Format& format_of(const Kernels& kernels, const std::string& name) {
+inline const Format& format_of(const Kernels& kernels, const std::string& name) {
     for (std::size_t i = 0; i < kernels.num_formats; ++i)
         if (name == kernels.formats[i].name) return kernels.formats[i];
     throw std::invalid_argument("there is no kernel for the format " + name);
 }
 
-ScaleRows scales_of(const AnyMatrix& array, std::size_t rows_per_scale) {
+inline ScaleRows scales_of(const AnyMatrix& array, std::size_t rows_per_scale) {
     const nb::dlpack::dtype type = array.dtype();
     const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
     ScaleRows scales;
@@ -59,7 +59,7 @@ ScaleRows scales_of(const AnyMatrix& array, std::size_t rows_per_scale) {
     return scales;
 }
 
-PackedRows weight_of(const Format& format, const Matrix<const std::uint8_t>& values,
+inline PackedRows weight_of(const Format& format, const Matrix<const std::uint8_t>& values,
                      const std::optional<AnyMatrix>& scales, std::size_t rows_per_scale,
                      std::size_t values_per_scale) {
     const std::string name = format.name;

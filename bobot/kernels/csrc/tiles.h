@@ -1,0 +1,147 @@
+// Packed weights in the order in which they are multiplied: tiles of 16 outputs by 32 inputs.
+//
+// A matrix has N outputs and K inputs, K a multiple of 32. It is cut into panels of 16 outputs (the
+// last one filled up with zeros), and each panel into tiles of 32 inputs. One block of memory holds
+//
+//     codes      [panel][tile]           256 to 512 bytes a tile, below
+//     scales     [panel][group][16]      as published: float16, bfloat16, float32 or E8M0
+//     steps      [panel][group][16]      K-quants: 8-bit multiples of the scale, which is then for 256 inputs
+//     minima     [panel][group][16]      as the scales, of formats that have them
+//     min_steps  [panel][tile][16]       as the steps
+//
+// each part at a multiple of 64 bytes. Nothing is rounded on the way: it is the published weight in
+// another order, so value = scale * (table[code] - offset) - minimum is the published value.
+//
+// A tile of 4-bit codes is 4 vectors of 16 lanes of 32 bits, lane n for output n. Vector v holds
+// inputs 8v .. 8v+7: the even ones in the low half of the lane, the odd ones in the high half, four
+// bits each, first inputs lowest. One shift and one look-up then give "pairs": lanes with inputs 2r and
+// 2r + 1 as two 16-bit integers, which is what every instruction for dot products takes. Codes of 5
+// and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16 rows
+// of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
+//
+// Plain data and arithmetic, for code of every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bobot {
+
+constexpr std::size_t kPanel = 16, kTile = 32, kSuperBlock = 256;
+
+enum class Codes : std::uint8_t { four_bits, five_bits, six_bits, bytes };
+enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0 };
+enum class Steps : std::uint8_t { none, unsigned_bytes, signed_bytes };
+enum class Minima : std::uint8_t { none, added, stepped };  // stored as -minimum; times min_steps
+
+struct TileFormat {
+    const char* name;  // of the published format
+    Codes codes;
+    Scales scales;  // of formats whose scales lie apart, what they were published in decides
+    Steps steps;
+    Minima minima;
+    std::size_t group;  // inputs that share a scale; 0: the weight says, a multiple of 32
+    int offset;
+    std::uint8_t table[16];
+};
+
+constexpr std::size_t code_bytes(Codes codes) {
+    return codes == Codes::four_bits   ? 256
+           : codes == Codes::five_bits ? 320
+           : codes == Codes::six_bits  ? 384
+                                       : 512;
+}
+
+constexpr std::size_t scale_bytes(Scales scales) {
+    return scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
+}
+
+constexpr std::size_t aligned(std::size_t bytes, std::size_t to = 64) {
+    return (bytes + to - 1) / to * to;
+}
+
+struct Tiles {
+    const TileFormat* format;
+    Scales scale_kind;
+    std::size_t num_rows, num_columns, group;  // group: inputs that share a scale or a step
+    std::size_t num_panels, num_tiles;         // tiles of a panel
+    std::size_t scales_per_panel, steps_per_panel;
+    std::size_t scales_at, steps_at, minima_at, min_steps_at, num_bytes;  // the parts
+    const std::uint8_t* data;
+};
+
+// Where everything lies. `group`: only of formats that leave it open.
+inline Tiles tiles_layout(const TileFormat& format, Scales scale_kind, std::size_t num_rows,
+                          std::size_t num_columns, std::size_t group) {
+    Tiles w{};
+    w.format = &format;
+    w.scale_kind = scale_kind;
+    w.num_rows = num_rows;
+    w.num_columns = num_columns;
+    w.group = format.group ? format.group : group;
+    w.num_panels = (num_rows + kPanel - 1) / kPanel;
+    w.num_tiles = num_columns / kTile;
+    const bool is_stepped = format.steps != Steps::none;
+    w.scales_per_panel = num_columns / (is_stepped ? kSuperBlock : w.group);
+    w.steps_per_panel = is_stepped ? num_columns / w.group : 0;
+    const std::size_t scales = w.num_panels * w.scales_per_panel * kPanel * scale_bytes(scale_kind);
+    const bool has_minima = format.minima != Minima::none;
+    w.scales_at = aligned(w.num_panels * w.num_tiles * code_bytes(format.codes));
+    w.steps_at = w.scales_at + aligned(scales);
+    w.minima_at = w.steps_at + aligned(w.num_panels * w.steps_per_panel * kPanel);
+    w.min_steps_at = w.minima_at + (has_minima ? aligned(scales) : 0);
+    const bool has_min_steps = format.minima == Minima::stepped;
+    w.num_bytes =
+        w.min_steps_at + (has_min_steps ? aligned(w.num_panels * w.num_tiles * kPanel) : 0);
+    return w;
+}
+
+// nullptr for a format that has no tiles.
+const TileFormat* tile_format(const char* name);
+
+// Writes the tiles of panels [first, end) of a weight published as `rows` of `row_bytes` each, with the
+// scales of a row at `scales` + row * `scales_row_bytes` where they lie apart, into `data`.
+void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
+                const std::uint8_t* scales, std::size_t scales_row_bytes, std::size_t first,
+                std::size_t end, std::uint8_t* data);
+
+// Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last one
+// filled up with zeros), tile by tile. Either as floats, or as 16-bit integers with one scale per row
+// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI.
+struct Activations {
+    std::size_t num_rows, num_columns, block_rows, num_blocks;
+    bool is_integer;
+    float* values;         // [block][tile][row][32]        floats only
+    std::int16_t* codes;   // [block][tile][row][32]        integers only
+    float* scales;         // [block][tile][row]            integers only
+    std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
+    float* totals;         // [block][tile][row]            the sum of 32 activations
+};
+
+// Sets everything but the contents; returns the bytes it needs, all at `memory` where that is given.
+inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std::size_t num_columns,
+                                      std::size_t block_rows, bool is_integer,
+                                      std::uint8_t* memory) {
+    const std::size_t tiles = num_columns / kTile;
+    x.num_rows = num_rows;
+    x.num_columns = num_columns;
+    x.block_rows = block_rows;
+    x.num_blocks = (num_rows + block_rows - 1) / block_rows;
+    x.is_integer = is_integer;
+    const std::size_t groups = x.num_blocks * tiles * block_rows;
+    std::size_t at = 0;
+    const auto take = [&](std::size_t bytes) {
+        std::uint8_t* part = memory ? memory + at : nullptr;
+        at += aligned(bytes);
+        return part;
+    };
+    std::uint8_t* values = take(groups * kTile * (is_integer ? 2 : 4));
+    x.values = is_integer ? nullptr : reinterpret_cast<float*>(values);
+    x.codes = is_integer ? reinterpret_cast<std::int16_t*>(values) : nullptr;
+    x.totals = reinterpret_cast<float*>(take(groups * 4));
+    x.scales = is_integer ? reinterpret_cast<float*>(take(groups * 4)) : nullptr;
+    x.sums = is_integer ? reinterpret_cast<std::int32_t*>(take(groups * 8)) : nullptr;
+    return at;
+}
+
+}  // namespace bobot
