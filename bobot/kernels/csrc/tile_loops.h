@@ -20,8 +20,10 @@ template <class Simd>
 struct ScaleReader {
     using Vector = typename Simd::Vector;
 
+    ScaleReader() = default;
     ScaleReader(const Tiles& w, std::size_t panel, std::size_t lane)
-        : w_(w), each_(scale_bytes(w.scale_kind)) {
+        : scale_kind_(w.scale_kind), steps_kind_(w.format->steps), minima_kind_(w.format->minima),
+          each_(scale_bytes(w.scale_kind)) {
         const std::size_t scales = panel * w.scales_per_panel * kPanel + lane;
         scales_ = w.data + w.scales_at + scales * each_;
         minima_ = w.data + w.minima_at + scales * each_;
@@ -31,19 +33,19 @@ struct ScaleReader {
     }
 
     // Of the next 32 inputs, or the next 16 where that is the group.
-    void next(Vector& scale) {
+    Vector next() {
         if (left_ == 0) read();
         --left_;
-        scale = scale_now_;
-        if (w_.format->steps == Steps::none) return;
-        scale *= w_.format->steps == Steps::signed_bytes ? Simd::signed_bytes(steps_)
-                                                         : Simd::unsigned_bytes(steps_);
+        if (steps_kind_ == Steps::none) return scale_now_;
+        const Vector multiple = steps_kind_ == Steps::signed_bytes ? Simd::signed_bytes(steps_)
+                                                                   : Simd::unsigned_bytes(steps_);
         steps_ += kPanel;
+        return scale_now_ * multiple;
     }
 
     // The minimum of the inputs whose scale was read last.
     Vector minimum() {
-        if (w_.format->minima == Minima::added) return -minimum_now_;
+        if (minima_kind_ == Minima::added) return -minimum_now_;
         const Vector found = minimum_now_ * Simd::unsigned_bytes(min_steps_);
         min_steps_ += kPanel;
         return found;
@@ -53,13 +55,13 @@ private:
     void read() {
         scale_now_ = floats(scales_);
         scales_ += kPanel * each_;
-        if (w_.format->minima != Minima::none) minimum_now_ = floats(minima_);
+        if (minima_kind_ != Minima::none) minimum_now_ = floats(minima_);
         minima_ += kPanel * each_;
         left_ = per_scale_;
     }
 
     Vector floats(const std::uint8_t* from) const {
-        switch (w_.scale_kind) {
+        switch (scale_kind_) {
             case Scales::float16: return Simd::halves(from);
             case Scales::bfloat16: return Simd::bfloats(from);
             case Scales::float32: return Simd::load(reinterpret_cast<const float*>(from));
@@ -70,17 +72,19 @@ private:
         return Simd::load(found);
     }
 
-    const Tiles& w_;
-    const std::uint8_t *scales_, *steps_, *minima_, *min_steps_;
-    const std::size_t each_;
-    std::size_t per_scale_, left_ = 0;
+    Scales scale_kind_ = Scales::float32;
+    Steps steps_kind_ = Steps::none;
+    Minima minima_kind_ = Minima::none;
+    std::size_t each_ = 0, per_scale_ = 0, left_ = 0;
+    const std::uint8_t *scales_ = nullptr, *steps_ = nullptr, *minima_ = nullptr,
+                       *min_steps_ = nullptr;
     Vector scale_now_ = Simd::zero(), minimum_now_ = Simd::zero();
 };
 
 // The four registers of pairs from vector v of a tile, for lanes from `lane` on. Codes of bytes are
 // what they stand for; others are not yet, the offset is still in them.
 template <class Simd, Codes kCodes>
-void pairs_of(const std::uint8_t* tile, std::size_t v, std::size_t lane,
+__attribute__((always_inline)) inline void pairs_of(const std::uint8_t* tile, std::size_t v, std::size_t lane,
               const typename Simd::Table& table, typename Simd::Ints* pairs) {
     if constexpr (kCodes == Codes::bytes) {
         for (std::size_t i = 0; i < 4; ++i)
@@ -101,102 +105,122 @@ void pairs_of(const std::uint8_t* tile, std::size_t v, std::size_t lane,
     }
 }
 
-// out[m * out_stride + lane ..] for the kRows rows of block `b` and `width` outputs of a panel.
-template <class Simd, Codes kCodes, bool kHasMinima, std::size_t kGroups, std::size_t kRows>
-void integer_product(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
-                     std::size_t b, float* out) {
-    using Vector = typename Simd::Vector;
-    using Ints = typename Simd::Ints;
-    constexpr std::size_t kTileBytes = code_bytes(kCodes), kVectors = 4 / kGroups;
-    const auto table = Simd::table(w.format->table);
-    const int offset = w.format->offset;
-    const std::uint8_t* tile = w.data + panel * w.num_tiles * kTileBytes;
-    const std::size_t block = b * w.num_tiles * kRows;
-    const std::int16_t* codes = x.codes + block * kTile;
-    const std::int32_t* sums = x.sums + block * 2;
-    const float *scales = x.scales + block, *totals = x.totals + block;
-    ScaleReader<Simd> reader(w, panel, lane);
-    Vector acc[kRows];
-    for (auto& each : acc) each = Simd::zero();
-    for (std::size_t t = 0; t < w.num_tiles; ++t) {
-        Simd::prefetch(tile + 4 * kTileBytes);
-        Vector scale;
-        for (std::size_t g = 0; g < kGroups; ++g) {
-            Ints sum[kRows];
-            for (std::size_t m = 0; m < kRows; ++m) {
-                const int total = kGroups == 2 ? sums[g * kRows + m] : sums[m] + sums[kRows + m];
-                sum[m] = Simd::splat(kCodes == Codes::bytes ? 0 : -offset * total);
-            }
-            for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
-                Ints pairs[4];
-                pairs_of<Simd, kCodes>(tile, v, lane, table, pairs);
-                for (std::size_t i = 0; i < 4; ++i)
-                    for (std::size_t m = 0; m < kRows; ++m)
-                        sum[m] = Simd::dot(sum[m], pairs[i], codes + m * kTile + 8 * v + 2 * i);
-            }
-            reader.next(scale);
-            for (std::size_t m = 0; m < kRows; ++m)
-                acc[m] = Simd::fma(Simd::to_floats(sum[m]), scale * scales[m], acc[m]);
+// What a product of some panels and one block of rows reads: pointers that move from tile to tile.
+template <class Simd, std::size_t kPanels>
+struct PanelReaders {
+    PanelReaders(const Tiles& w, const std::size_t (&panels)[kPanels], std::size_t lane)
+        : table(Simd::table(w.format->table)), offset(w.format->offset) {
+        const std::size_t panel_bytes = w.num_tiles * code_bytes(w.format->codes);
+        for (std::size_t p = 0; p < kPanels; ++p) {
+            tiles[p] = w.data + panels[p] * panel_bytes;
+            scales[p] = ScaleReader<Simd>(w, panels[p], lane);
         }
-        if constexpr (kHasMinima) {
-            const Vector minimum = reader.minimum();
-            for (std::size_t m = 0; m < kRows; ++m) acc[m] -= minimum * totals[m];
-        }
-        tile += kTileBytes;
-        codes += kRows * kTile;
-        sums += 2 * kRows;
-        scales += kRows;
-        totals += kRows;
     }
-    for (std::size_t m = 0; m < kRows; ++m) Simd::store(out + m * kPanel + lane, acc[m]);
+
+    const typename Simd::Table table;
+    const std::int32_t offset;
+    const std::uint8_t* tiles[kPanels];
+    ScaleReader<Simd> scales[kPanels];
+};
+
+// sums += scale * (codes . x) for one group of inputs: 32-bit integers inside, floats outside.
+template <class Simd, Codes kCodes, std::size_t kGroups, std::size_t kRows, std::size_t kPanels>
+__attribute__((always_inline)) inline void add_integer_group(PanelReaders<Simd, kPanels>& w, std::size_t g, std::size_t lane,
+                       const Activations& x, std::size_t at,
+                       typename Simd::Vector (&sums)[kPanels][kRows]) {
+    constexpr std::size_t kVectors = 4 / kGroups;
+    const std::int16_t* codes = x.codes + at * kTile;
+    const std::int32_t* totals = x.sums + at * 2;
+    typename Simd::Ints dots[kPanels][kRows];
+    for (std::size_t m = 0; m < kRows; ++m) {
+        const int total = kGroups == 2 ? totals[g * kRows + m] : totals[m] + totals[kRows + m];
+        const auto start = Simd::splat(kCodes == Codes::bytes ? 0 : -w.offset * total);
+        for (std::size_t p = 0; p < kPanels; ++p) dots[p][m] = start;
+    }
+#pragma GCC unroll 4
+    for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
+        typename Simd::Ints pairs[kPanels][4];
+        for (std::size_t p = 0; p < kPanels; ++p)
+            pairs_of<Simd, kCodes>(w.tiles[p], v, lane, w.table, pairs[p]);
+        for (std::size_t i = 0; i < 4; ++i)
+            for (std::size_t m = 0; m < kRows; ++m)
+                for (std::size_t p = 0; p < kPanels; ++p)
+                    dots[p][m] =
+                        Simd::dot(dots[p][m], pairs[p][i], codes + m * kTile + 8 * v + 2 * i);
+    }
+    for (std::size_t p = 0; p < kPanels; ++p) {
+        const auto scale = w.scales[p].next();
+        for (std::size_t m = 0; m < kRows; ++m)
+            sums[p][m] =
+                Simd::fma(Simd::to_floats(dots[p][m]), scale * x.scales[at + m], sums[p][m]);
+    }
 }
 
-template <class Simd, Codes kCodes, bool kHasMinima, std::size_t kGroups, std::size_t kRows>
-void float_product(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
-                   std::size_t b, float* out) {
-    using Vector = typename Simd::Vector;
-    using Ints = typename Simd::Ints;
-    constexpr std::size_t kTileBytes = code_bytes(kCodes), kVectors = 4 / kGroups;
-    const auto table = Simd::table(w.format->table);
-    const Ints offset = Simd::splat(w.format->offset * 0x10001);
-    const std::uint8_t* tile = w.data + panel * w.num_tiles * kTileBytes;
-    const float* values = x.values + b * w.num_tiles * kRows * kTile;
-    const float* totals = x.totals + b * w.num_tiles * kRows;
-    ScaleReader<Simd> reader(w, panel, lane);
-    Vector acc[kRows];
-    for (auto& each : acc) each = Simd::zero();
-    for (std::size_t t = 0; t < w.num_tiles; ++t) {
-        Simd::prefetch(tile + 4 * kTileBytes);
-        Vector scale;
-        for (std::size_t g = 0; g < kGroups; ++g) {
-            Vector sum[kRows];
-            for (auto& each : sum) each = Simd::zero();
-            for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
-                Ints pairs[4];
-                pairs_of<Simd, kCodes>(tile, v, lane, table, pairs);
-                for (std::size_t i = 0; i < 4; ++i) {
-                    if constexpr (kCodes != Codes::bytes)
-                        pairs[i] = Simd::subtract_pairs(pairs[i], offset);
-                    const Vector first = Simd::first(pairs[i]), second = Simd::second(pairs[i]);
-                    const float* pair = values + 8 * v + 2 * i;
-                    for (std::size_t m = 0; m < kRows; ++m) {
-                        sum[m] = Simd::fma(first, Simd::splat(pair[m * kTile]), sum[m]);
-                        sum[m] = Simd::fma(second, Simd::splat(pair[m * kTile + 1]), sum[m]);
-                    }
+// The same in floats.
+template <class Simd, Codes kCodes, std::size_t kGroups, std::size_t kRows, std::size_t kPanels>
+__attribute__((always_inline)) inline void add_float_group(PanelReaders<Simd, kPanels>& w, std::size_t g, std::size_t lane,
+                     const Activations& x, std::size_t at,
+                     typename Simd::Vector (&sums)[kPanels][kRows]) {
+    constexpr std::size_t kVectors = 4 / kGroups;
+    const float* values = x.values + at * kTile;
+    const auto offset = Simd::splat(w.offset * 0x10001);
+    typename Simd::Vector dots[kPanels][kRows];
+    for (auto& panel : dots)
+        for (auto& each : panel) each = Simd::zero();
+#pragma GCC unroll 4
+    for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
+        typename Simd::Ints pairs[kPanels][4];
+        for (std::size_t p = 0; p < kPanels; ++p)
+            pairs_of<Simd, kCodes>(w.tiles[p], v, lane, w.table, pairs[p]);
+        for (std::size_t i = 0; i < 4; ++i)
+            for (std::size_t p = 0; p < kPanels; ++p) {
+                if constexpr (kCodes != Codes::bytes)
+                    pairs[p][i] = Simd::subtract_pairs(pairs[p][i], offset);
+                const auto first = Simd::first(pairs[p][i]), second = Simd::second(pairs[p][i]);
+                const float* pair = values + 8 * v + 2 * i;
+                for (std::size_t m = 0; m < kRows; ++m) {
+                    dots[p][m] = Simd::fma(first, Simd::splat(pair[m * kTile]), dots[p][m]);
+                    dots[p][m] = Simd::fma(second, Simd::splat(pair[m * kTile + 1]), dots[p][m]);
                 }
             }
-            reader.next(scale);
-            for (std::size_t m = 0; m < kRows; ++m) acc[m] = Simd::fma(sum[m], scale, acc[m]);
-        }
-        if constexpr (kHasMinima) {
-            const Vector minimum = reader.minimum();
-            for (std::size_t m = 0; m < kRows; ++m) acc[m] -= minimum * totals[m];
-        }
-        tile += kTileBytes;
-        values += kRows * kTile;
-        totals += kRows;
     }
-    for (std::size_t m = 0; m < kRows; ++m) Simd::store(out + m * kPanel + lane, acc[m]);
+    for (std::size_t p = 0; p < kPanels; ++p) {
+        const auto scale = w.scales[p].next();
+        for (std::size_t m = 0; m < kRows; ++m)
+            sums[p][m] = Simd::fma(dots[p][m], scale, sums[p][m]);
+    }
+}
+
+// out[p][m][lane ..] for the kRows rows of block `b` and `width` outputs of each panel.
+template <class Simd, Codes kCodes, bool kHasMinima, std::size_t kGroups, std::size_t kRows,
+          std::size_t kPanels, bool kInteger>
+void block_product(const Tiles& tiles, const std::size_t (&panels)[kPanels], std::size_t lane,
+                   const Activations& x, std::size_t b, float (&out)[kPanels][kRows * kPanel]) {
+    constexpr std::size_t kTileBytes = code_bytes(kCodes);
+    PanelReaders<Simd, kPanels> w(tiles, panels, lane);
+    typename Simd::Vector sums[kPanels][kRows];
+    for (auto& panel : sums)
+        for (auto& each : panel) each = Simd::zero();
+    for (std::size_t t = 0; t < tiles.num_tiles; ++t) {
+        const std::size_t at = (b * tiles.num_tiles + t) * kRows;
+        for (std::size_t p = 0; p < kPanels; ++p)
+            if (kRows < 8) Simd::prefetch(w.tiles[p] + 4 * kTileBytes);
+        for (std::size_t g = 0; g < kGroups; ++g)
+            if constexpr (kInteger)
+                add_integer_group<Simd, kCodes, kGroups, kRows, kPanels>(w, g, lane, x, at, sums);
+            else
+                add_float_group<Simd, kCodes, kGroups, kRows, kPanels>(w, g, lane, x, at, sums);
+        for (std::size_t p = 0; p < kPanels; ++p) {
+            w.tiles[p] += kTileBytes;
+            if constexpr (kHasMinima) {
+                const auto minimum = w.scales[p].minimum();
+                for (std::size_t m = 0; m < kRows; ++m) sums[p][m] -= minimum * x.totals[at + m];
+            }
+        }
+    }
+    for (std::size_t p = 0; p < kPanels; ++p)
+        for (std::size_t m = 0; m < kRows; ++m)
+            Simd::store(out[p] + m * kPanel + lane, sums[p][m]);
 }
 
 // out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end). As
@@ -204,27 +228,35 @@ void float_product(const Tiles& w, std::size_t panel, std::size_t lane, const Ac
 template <class Simd, Codes kCodes, bool kHasMinima, std::size_t kGroups, std::size_t kRows>
 void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                   float* out, std::size_t out_stride) {
-    constexpr std::size_t kCachedBytes = 1 << 18;
+    // Two panels share every activation that is read, where the registers hold so many sums.
+    constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 18;
     const std::size_t panel_bytes = w.num_tiles * code_bytes(kCodes);
-    const std::size_t at_once = panel_bytes < kCachedBytes ? kCachedBytes / panel_bytes : 1;
+    const std::size_t fitting = kCachedBytes / panel_bytes / kPanels * kPanels;
+    const std::size_t at_once = fitting ? fitting : kPanels;
     for (std::size_t start = first; start < end; start += at_once) {
         const std::size_t stop = start + at_once < end ? start + at_once : end;
         for (std::size_t b = 0; b < x.num_blocks; ++b) {
             const std::size_t row = b * kRows;
             const std::size_t count = x.num_rows - row < kRows ? x.num_rows - row : kRows;
-            for (std::size_t panel = start; panel < stop; ++panel) {
-                float sums[kRows * kPanel];
+            for (std::size_t panel = start; panel < stop; panel += kPanels) {
+                std::size_t panels[kPanels];
+                for (std::size_t p = 0; p < kPanels; ++p)
+                    panels[p] = panel + p < stop ? panel + p : stop - 1;
+                float sums[kPanels][kRows * kPanel];
                 for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
                     if (x.is_integer)
-                        integer_product<Simd, kCodes, kHasMinima, kGroups, kRows>(w, panel, lane, x,
-                                                                                  b, sums);
+                        block_product<Simd, kCodes, kHasMinima, kGroups, kRows, kPanels, true>(
+                            w, panels, lane, x, b, sums);
                     else
-                        float_product<Simd, kCodes, kHasMinima, kGroups, kRows>(w, panel, lane, x,
-                                                                                b, sums);
-                const std::size_t n = panel * kPanel;
-                const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
-                for (std::size_t m = 0; m < count; ++m)
-                    std::memcpy(out + (row + m) * out_stride + n, sums + m * kPanel, 4 * width);
+                        block_product<Simd, kCodes, kHasMinima, kGroups, kRows, kPanels, false>(
+                            w, panels, lane, x, b, sums);
+                for (std::size_t p = 0; p < kPanels; ++p) {
+                    const std::size_t n = panels[p] * kPanel;
+                    const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
+                    for (std::size_t m = 0; m < count; ++m)
+                        std::memcpy(out + (row + m) * out_stride + n, sums[p] + m * kPanel,
+                                    4 * width);
+                }
             }
         }
     }
@@ -325,9 +357,9 @@ void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
         ScaleReader<Simd> reader(w, panel, lane);
         const std::uint8_t* tile = w.data + panel * w.num_tiles * kTileBytes;
         for (std::size_t t = 0; t < w.num_tiles; ++t, tile += kTileBytes) {
-            Vector values[kTile], scale;
+            Vector values[kTile];
             for (std::size_t g = 0; g < kGroups; ++g) {
-                reader.next(scale);
+                const Vector scale = reader.next();
                 for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
                     typename Simd::Ints pairs[4];
                     pairs_of<Simd, kCodes>(tile, v, lane, table, pairs);
