@@ -133,6 +133,101 @@ def linear_columns(
     _extension().linear_columns(x_MK, values_KN, scales_RN, out_MN, num_threads, force or isa())
 
 
+def has_tiles(format: str) -> bool:
+    """Whether weights of that format can be turned into tiles (csrc/tiles.h)."""
+    return _extension().has_tiles(format)
+
+
+def tiles_bytes(format: str, scales: str, num_rows: int, num_columns: int, group: int) -> int:
+    """Bytes of a matrix as tiles. `scales`: the dtype of scales that lie apart, else empty;
+    `group`: how many inputs share one, of formats that leave it open. Raises ValueError for a
+    format or a shape that has no tiles.
+    """
+    return _extension().tiles_bytes(format, scales, num_rows, num_columns, group)
+
+
+def pack_tiles(
+    format: str,
+    scales: str,
+    num_rows: int,
+    num_columns: int,
+    group: int,
+    values: Array,
+    scale_values: Array | None,
+    out: Array,
+    *,
+    num_threads: int,
+) -> None:
+    """Turn rows, packed as `dequantize` takes them, into tiles: `out` (uint8, tiles_bytes)."""
+    _extension().pack_tiles(
+        format, scales, num_rows, num_columns, group, values, scale_values, out, num_threads
+    )
+
+
+def tiles_linear(
+    format: str,
+    scales: str,
+    num_rows: int,
+    num_columns: int,
+    group: int,
+    tiles: Array,
+    x_MK: Array,
+    out_MN: Array,
+    *,
+    is_integer: bool,
+    num_threads: int,
+    force: str | None = None,
+) -> None:
+    """Write x @ weight.T to `out_MN`; both float32, of any number of rows.
+
+    is_integer: whether x is rounded to 16-bit integers with one scale per row and 32 inputs.
+    Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
+    """
+    _extension().tiles_linear(
+        format,
+        scales,
+        num_rows,
+        num_columns,
+        group,
+        tiles,
+        x_MK,
+        out_MN,
+        is_integer,
+        num_threads,
+        force or isa(),
+    )
+
+
+def tiles_rows(
+    format: str,
+    scales: str,
+    num_rows: int,
+    num_columns: int,
+    group: int,
+    tiles: Array,
+    index_R: Array,
+    out_RK: Array,
+    *,
+    num_threads: int,
+    force: str | None = None,
+) -> None:
+    """Write rows `index_R` (int64) of the weight to `out_RK` (float32). Raises as `tiles_linear`,
+    and ValueError for a row that does not exist.
+    """
+    _extension().tiles_rows(
+        format,
+        scales,
+        num_rows,
+        num_columns,
+        group,
+        tiles,
+        index_R,
+        out_RK,
+        num_threads,
+        force or isa(),
+    )
+
+
 def decoder(
     *,
     num_heads: int,

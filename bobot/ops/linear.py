@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bobot import kernels
 from bobot.quant.native import packed_rows
+from bobot.quant.tiles import TileFormat
 from bobot.quant.weight import QuantWeight, Weight
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -21,58 +23,56 @@ WEIGHT_ROWS_AT_ONCE = 512
 def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: (T, F) in x's dtype.
 
-    On a CPU where torch has no fast 16-bit product, 16-bit weights are widened to float32 piece by
-    piece and multiplied there: several times as fast, while they stay as published. All ways sum
-    in float32 and round once. Packed weights are always multiplied in float32.
+    Few rows go through the C++ kernels, which read each weight once; so do tiles, whatever the
+    number of rows, where the processor has fast products of 16-bit integers. Else weights are
+    widened piece by piece, while they stay as published, and multiplied by torch: in float32, or in
+    x's 16 bits where torch has a fast product of them. All ways sum in float32 and round once.
     """
+    is_packed = isinstance(weight_FD, QuantWeight)
+    if not is_packed and (torch.is_grad_enabled() or weight_FD.device.type != "cpu"):
+        return F.linear(x_TD, weight_FD, bias_F)
+    if _takes_kernel(x_TD, weight_FD):
+        out_TF = _product(x_TD, weight_FD)
+        if out_TF is not None:
+            return (out_TF if bias_F is None else out_TF + bias_F.float()).to(x_TD.dtype)
+    if is_packed or product_dtype(x_TD) != x_TD.dtype:
+        return linear_in_pieces(x_TD, weight_FD, bias_F, product_dtype(x_TD))
+    return F.linear(x_TD, weight_FD, bias_F)
+
+
+def _takes_kernel(x_TD: Tensor, weight_FD: Weight) -> bool:
+    """Whether the kernels are the fastest way: on a CPU, nothing to differentiate."""
+    if x_TD.device.type != "cpu" or weight_FD.device.type != "cpu" or x_TD.requires_grad:
+        return False
+    if not isinstance(weight_FD, QuantWeight):
+        return x_TD.shape[0] < MIN_ROWS and x_TD.dtype in HALF_DTYPES
+    has_tiles = isinstance(weight_FD.format, TileFormat)
+    return x_TD.shape[0] < MIN_ROWS or (has_tiles and kernels.isa() == "avx512vnni")
+
+
+def _product(x_TD: Tensor, weight_FD: Weight) -> Tensor | None:
+    """x @ weight.T in float32, or None where the kernels do not take the weight."""
     if isinstance(weight_FD, QuantWeight):
-        return _linear_of_packed(x_TD, weight_FD, bias_F)
-    if product_dtype(x_TD) == x_TD.dtype or torch.is_grad_enabled():
-        return F.linear(x_TD, weight_FD, bias_F)
-    if x_TD.shape[0] >= MIN_ROWS:
-        return linear_in_float32(x_TD, weight_FD, bias_F)
-    return _linear_of_few_rows(x_TD, weight_FD, bias_F)
-
-
-def _linear_of_few_rows(x_TD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
-    """16-bit weights read once, whatever the number of rows; torch reads them once for each."""
+        product = weight_FD.format.product
+        return None if product is None else product(x_TD, weight_FD.parts)
     weight = packed_rows(weight_FD)
-    if weight is None or not weight.has_kernel:
-        return F.linear(x_TD, weight_FD, bias_F)
-    return _with_bias(weight.product(x_TD.float()), bias_F, x_TD.dtype)
+    return weight.product(x_TD) if weight is not None and weight.has_kernel else None
 
 
-def _linear_of_packed(x_TD: Tensor, weight_FD: QuantWeight, bias_F: Tensor | None) -> Tensor:
-    """Through the format's own product where it has one that fits, else row by row unpacked."""
-    product = weight_FD.format.product
-    out_TF = None
-    if product is not None and can_use_kernel(x_TD, weight_FD):
-        out_TF = product(x_TD.float(), weight_FD.parts)
-    if out_TF is None:
-        return linear_in_float32(x_TD, weight_FD, bias_F)
-    return _with_bias(out_TF, bias_F, x_TD.dtype)
-
-
-def _with_bias(out_TF: Tensor, bias_F: Tensor | None, dtype: torch.dtype) -> Tensor:
-    return (out_TF if bias_F is None else out_TF + bias_F.float()).to(dtype)
-
-
-def can_use_kernel(x_TD: Tensor, weight_FD: QuantWeight) -> bool:
-    """Whether the format's product takes this: few rows, on a CPU, nothing to differentiate."""
-    is_on_cpu = x_TD.device.type == "cpu" and weight_FD.device.type == "cpu"
-    return is_on_cpu and x_TD.shape[0] < MIN_ROWS and not x_TD.requires_grad
-
-
-def linear_in_float32(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None) -> Tensor:
-    """The same product, some weight rows at a time, in float32."""
-    x32_TD = x_TD.float()
+def linear_in_pieces(
+    x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same product by torch in `dtype`, some weight rows at a time."""
+    wide_TD = x_TD.to(dtype)
     out_TF = x_TD.new_empty(x_TD.shape[0], weight_FD.shape[0])
     for start in range(0, weight_FD.shape[0], WEIGHT_ROWS_AT_ONCE):
         rows = slice(start, start + WEIGHT_ROWS_AT_ONCE)
-        bias = None if bias_F is None else bias_F[rows].float()
-        weight = weight_FD[rows]
-        values = weight.dequantize() if isinstance(weight, QuantWeight) else weight.float()
-        out_TF[:, rows] = F.linear(x32_TD, values, bias)
+        bias = None if bias_F is None else bias_F[rows].to(dtype)
+        if isinstance(weight_FD, QuantWeight):
+            values = weight_FD.values(rows.start, rows.stop)
+        else:
+            values = weight_FD[rows]
+        out_TF[:, rows] = F.linear(wide_TD, values.to(dtype), bias)
     return out_TF
 
 

@@ -68,7 +68,7 @@ class Packed:
         out_MN = torch.empty(shape, dtype=torch.float32, device="cpu")
         kernels.linear(
             self.kernel,
-            x_MK.detach().contiguous().numpy(),
+            x_MK.detach().float().contiguous().numpy(),
             values.numpy(),
             out_MN.numpy(),
             scales,

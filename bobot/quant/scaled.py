@@ -78,7 +78,7 @@ def _columns_have_kernel(parts: Parts, col_block: int) -> bool:
 def _product_of_columns(x_MK: Tensor, parts: Parts) -> Tensor:
     out_MN = torch.empty(x_MK.shape[0], parts["values"].shape[0], device="cpu")
     kernels.linear_columns(
-        x_MK.detach().contiguous(),
+        x_MK.detach().float().contiguous(),
         parts["values"].mT,
         parts["scales"].mT.contiguous(),
         out_MN,

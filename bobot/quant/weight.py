@@ -22,8 +22,8 @@ class Format:
     """How a weight is stored. `dequantize` turns its parts into float32, of whatever leading shape.
 
     A part usually has one row per row of the weight; `rows_per_entry` says where it has one per so
-    many. `product(x_MK, parts)` is a faster x @ weight.T in float32 for few rows; None where there
-    is none for these parts.
+    many. `product(x_MK, parts)` is a faster x @ weight.T in float32, of a floating x; None where
+    there is none for these parts.
     """
 
     name: str
@@ -32,6 +32,8 @@ class Format:
     product: Callable[[Tensor, Parts], Tensor | None] | None = None
     native: Callable[[Parts], Any] | None = None
     """The weight as the C++ kernels take it, where they know the format: quant/native.py."""
+    rows: Callable[[Parts, Tensor], Tensor] | None = None
+    """Single rows of a matrix in float32, of a format whose parts do not lie row by row."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class QuantWeight:
             assert self.ndim == 3
             parts = {name: part[index] for name, part in self.parts.items()}
             return QuantWeight(self.format, parts, self.shape[1:])
+        assert self.ndim == 3 or self.format.rows is None
         start, stop, _ = index.indices(self.shape[0])
         parts = {}
         for name, part in self.parts.items():
@@ -80,8 +83,16 @@ class QuantWeight:
 
     def rows(self, index_R: Tensor) -> Tensor:
         """The values of single rows of a matrix, such as embeddings of ids: float32 (R, in)."""
+        if self.format.rows is not None:
+            return self.format.rows(self.parts, index_R)
         assert self.ndim == 2 and not self.format.rows_per_entry
         return self.format.dequantize({n: part[index_R] for n, part in self.parts.items()})
+
+    def values(self, start: int, stop: int) -> Tensor:
+        """The values of rows start .. stop - 1 of a matrix, or up to its end: float32."""
+        if self.format.rows is None:
+            return self[start:stop].dequantize()
+        return self.rows(torch.arange(start, min(stop, self.shape[0])))
 
     def to(self, device: str | torch.device) -> QuantWeight:
         return replace(self, parts={name: part.to(device) for name, part in self.parts.items()})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bobot.errors import UsageError
 from bobot.layers.linear import Embedding
+from bobot.quant.tiles import tiled
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.source import DTYPES, ModelSource, open_model, split_name
 
@@ -29,6 +30,7 @@ class LoadReport:
     dtype: torch.dtype
     num_parameters: int
     num_bytes: int
+    """Of the weights as published."""
     ignored: tuple[str, ...]
     generation_config: dict[str, Any]
 
@@ -58,14 +60,19 @@ def load_model(
         model, family, form = source.model, source.family, source.checkpoint.dialect
     for name, weight in state.items():
         state[name] = _placed(model, name, weight, device, target)
+    num_parameters = sum(weight.numel() for weight in state.values())
+    num_bytes = sum(weight.nbytes for weight in state.values())
+    for name, weight in state.items():
+        if isinstance(weight, QuantWeight):
+            state[name] = tiled(weight)
     _assign(model, state, target)
     model.eval().requires_grad_(False)
     report = LoadReport(
         family=family.name,
         dialect=form,
         dtype=target,
-        num_parameters=sum(weight.numel() for weight in state.values()),
-        num_bytes=sum(weight.nbytes for weight in state.values()),
+        num_parameters=num_parameters,
+        num_bytes=num_bytes,
         ignored=ignored,
         generation_config=generation_config,
     )

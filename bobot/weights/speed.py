@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bobot.ops.attention import AttentionSpec, attention
 from bobot.ops.linear import linear
+from bobot.quant.tiles import tile_layout, weight_from_tiles
 from bobot.quant.weight import QuantWeight, Weight
 
 SCRATCH_BYTES = 128 << 20
@@ -160,7 +161,11 @@ class Speeds:
                 -(-rows // per_entry) if per_entry < 2 or name == "scales" else rows // per_entry
             )
             parts[name], start = self._tensor_like(part, length, start)
-        return QuantWeight(sample.format, parts, (rows, *sample.shape[1:]))
+        weight = QuantWeight(sample.format, parts, (rows, *sample.shape[1:]))
+        layout = tile_layout(weight)
+        if layout is None:
+            return weight
+        return weight_from_tiles(layout, self._bytes()[: layout.num_bytes])
 
     def _tensor_like(self, part: Tensor, rows: int, start: int) -> tuple[Tensor, int]:
         """A tensor with that many rows, laid out by rows or by columns as `part` is, and where the

@@ -53,11 +53,12 @@ std::size_t tiles_bytes(const std::string& format, const std::string& scales, st
     return layout(format, scales, num_rows, num_columns, group).num_bytes;
 }
 
-void pack(const std::string& format, const std::string& scale_kind,
-          const Matrix<const std::uint8_t>& values, const std::optional<AnyMatrix>& scales,
-          std::size_t num_columns, std::size_t group, const Bytes& out, int num_threads) {
-    const Tiles w = layout(format, scale_kind, values.shape(0), num_columns, group);
+void pack(const std::string& format, const std::string& scale_kind, std::size_t num_rows,
+          std::size_t num_columns, std::size_t group, const Matrix<const std::uint8_t>& values,
+          const std::optional<AnyMatrix>& scales, const Bytes& out, int num_threads) {
+    const Tiles w = layout(format, scale_kind, num_rows, num_columns, group);
     const Format& rows = format_of(kPortable, format);
+    require(values.shape(0) == num_rows, "values do not have one row for each of the weight");
     require(values.shape(1) * rows.block_values == num_columns * rows.block_bytes,
             "values do not have the bytes of " + std::to_string(num_columns) + " inputs a row");
     require(rows.has_scales == scales.has_value(),
@@ -99,13 +100,16 @@ std::size_t block_rows_for(std::size_t num_rows, std::size_t most) {
     return rows;
 }
 
-void linear(const std::string& format, const std::string& scales, const ConstBytes& data,
-            std::size_t group, const Matrix<const float>& x, const Matrix<float>& out,
-            bool is_integer, int num_threads, const std::string& isa) {
+void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
+            std::size_t num_columns, std::size_t group, const ConstBytes& data,
+            const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
+            int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
-    Tiles w = layout(format, scales, out.shape(1), x.shape(1), group);
+    Tiles w = layout(format, scales, num_rows_of_weight, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
+    require(x.shape(1) == w.num_columns && out.shape(1) == w.num_rows,
+            "x or out does not fit the weight");
     require(out.shape(0) == x.shape(0), "x and out differ in their rows");
     require(num_threads >= 1, "num_threads is below 1");
     w.data = data.data();
@@ -129,14 +133,15 @@ void linear(const std::string& format, const std::string& scales, const ConstByt
 }
 
 // Rows `index` of the weights, in any order, as floats.
-void rows(const std::string& format, const std::string& scales, const ConstBytes& data,
-          std::size_t num_rows, std::size_t group, const Numbers& index, const Matrix<float>& out,
-          int num_threads, const std::string& isa) {
+void rows(const std::string& format, const std::string& scales, std::size_t num_rows,
+          std::size_t num_columns, std::size_t group, const ConstBytes& data, const Numbers& index,
+          const Matrix<float>& out, int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
-    Tiles w = layout(format, scales, num_rows, out.shape(1), group);
+    Tiles w = layout(format, scales, num_rows, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
-    require(out.shape(0) == index.size(), "out does not have one row for each number");
+    require(out.shape(0) == index.size() && out.shape(1) == num_columns,
+            "out does not have one row for each number");
     require(num_threads >= 1, "num_threads is below 1");
     for (std::size_t i = 0; i < index.size(); ++i)
         require(index.data()[i] >= 0 && static_cast<std::size_t>(index.data()[i]) < num_rows,
@@ -163,13 +168,15 @@ void bind_tiles(nb::module_& m) {
     m.def("tiles_bytes", &tiles_bytes, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a,
           "group"_a);
     m.def("has_tiles", [](const std::string& format) { return tile_format(format.c_str()) != nullptr; });
-    m.def("pack_tiles", &pack, "format"_a, "scale_kind"_a, "values"_a.noconvert(),
-          "scales"_a.noconvert().none(), "num_columns"_a, "group"_a, "out"_a.noconvert(),
+    m.def("pack_tiles", &pack, "format"_a, "scale_kind"_a, "num_rows"_a, "num_columns"_a, "group"_a,
+          "values"_a.noconvert(), "scales"_a.noconvert().none(), "out"_a.noconvert(),
           "num_threads"_a);
-    m.def("tiles_linear", &linear, "format"_a, "scales"_a, "data"_a.noconvert(), "group"_a,
-          "x"_a.noconvert(), "out"_a.noconvert(), "is_integer"_a, "num_threads"_a, "isa"_a);
-    m.def("tiles_rows", &rows, "format"_a, "scales"_a, "data"_a.noconvert(), "num_rows"_a,
-          "group"_a, "index"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a, "isa"_a);
+    m.def("tiles_linear", &linear, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
+          "data"_a.noconvert(), "x"_a.noconvert(), "out"_a.noconvert(), "is_integer"_a,
+          "num_threads"_a, "isa"_a);
+    m.def("tiles_rows", &rows, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
+          "data"_a.noconvert(), "index"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a,
+          "isa"_a);
 }
 
 }  // namespace bobot

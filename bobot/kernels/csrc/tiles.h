@@ -28,6 +28,7 @@
 namespace bobot {
 
 constexpr std::size_t kPanel = 16, kTile = 32, kSuperBlock = 256;
+constexpr std::size_t kLargeBytes = 1 << 16;
 
 enum class Codes : std::uint8_t { four_bits, five_bits, six_bits, bytes };
 enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0 };
@@ -91,8 +92,10 @@ inline Tiles tiles_layout(const TileFormat& format, Scales scale_kind, std::size
     w.minima_at = w.steps_at + aligned(w.num_panels * w.steps_per_panel * kPanel);
     w.min_steps_at = w.minima_at + (has_minima ? aligned(scales) : 0);
     const bool has_min_steps = format.minima == Minima::stepped;
-    w.num_bytes =
+    const std::size_t bytes =
         w.min_steps_at + (has_min_steps ? aligned(w.num_panels * w.num_tiles * kPanel) : 0);
+    // Matrices of a stack lie behind one another, large ones on pages of their own.
+    w.num_bytes = aligned(bytes, bytes < kLargeBytes ? 64 : 4096);
     return w;
 }
 

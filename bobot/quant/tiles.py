@@ -1,0 +1,163 @@
+"""Packed weights as tiles, the order in which the C++ kernels multiply them: kernels/csrc/tiles.h.
+
+A weight is turned into tiles once, bit by bit: nothing is rounded, and it takes the bytes it took
+before (rows are filled up to a multiple of 16, tiles of a large matrix to a page of 4096 bytes).
+Activations are multiplied as floats if they are float32, else as 16-bit integers with one scale per
+32 inputs, which is finer than the bfloat16 they come in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bobot import kernels
+from bobot.quant.interleaved import InTurn, rows_in_turn
+from bobot.quant.native import Packed
+from bobot.quant.weight import Format, Parts, QuantWeight
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """What the kernels need to know of a matrix besides its bytes."""
+
+    kernel: str
+    """The published format, as in kernels.FORMATS."""
+    scales: str
+    """The dtype of scales that lay apart; empty where they lay among the values."""
+    num_rows: int
+    num_columns: int
+    group: int
+    """Inputs that share a scale, of formats that leave it open."""
+
+    def arguments(self) -> tuple[str, str, int, int, int]:
+        return self.kernel, self.scales, self.num_rows, self.num_columns, self.group
+
+    @property
+    def num_bytes(self) -> int:
+        return kernels.tiles_bytes(*self.arguments())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileFormat(Format):
+    """The format of weights whose one part, `tiles` (uint8), has a matrix's bytes in its last
+    axis.
+    """
+
+    layout: TileLayout
+
+
+def tiled(weight: QuantWeight) -> QuantWeight:
+    """The weight as tiles (a copy) if it can be, else the weight itself."""
+    matrices, layout = _matrices(weight), tile_layout(weight)
+    if matrices is None or layout is None:
+        return weight
+    tiles = torch.empty(len(matrices), layout.num_bytes, dtype=torch.uint8)
+    for matrix, out in zip(matrices, tiles, strict=True):
+        kernels.pack_tiles(
+            *layout.arguments(),
+            matrix.values.contiguous(),
+            None if matrix.scales is None else matrix.scales.contiguous(),
+            out,
+            num_threads=torch.get_num_threads(),
+        )
+    return weight_from_tiles(layout, tiles if weight.ndim > 2 else tiles[0])
+
+
+def tile_layout(weight: QuantWeight) -> TileLayout | None:
+    """Of the weight, or of each matrix of a stack. None for what has no tiles: a format without
+    them, rows that are no whole tiles, scales for several rows.
+    """
+    matrices = _matrices(weight)
+    if matrices is None or not kernels.available:
+        return None
+    matrix = matrices[0]
+    if not kernels.has_tiles(matrix.kernel) or not matrix.has_kernel or matrix.rows_per_scale > 1:
+        return None
+    num_rows, num_columns = weight.shape[-2:]
+    group = matrix.values_per_scale
+    unit = 256 if kernels.FORMATS[matrix.kernel][0] == 256 else 32
+    if num_columns % unit:
+        return None
+    if matrix.scales is None:
+        return TileLayout(matrix.kernel, "", num_rows, num_columns, 0)
+    scales = str(matrix.scales.dtype).removeprefix("torch.")
+    is_known = scales in ("float32", "float16", "bfloat16", "uint8")
+    if not is_known or group % 32 or num_columns % group:
+        return None
+    return TileLayout(matrix.kernel, scales, num_rows, num_columns, group)
+
+
+def weight_from_tiles(layout: TileLayout, tiles: Tensor) -> QuantWeight:
+    """The weight of these bytes, uint8 (bytes) or, of a stack, (E, bytes)."""
+    shape = (*tiles.shape[:-1], layout.num_rows, layout.num_columns)
+    return QuantWeight(tile_format(layout), {"tiles": tiles}, shape)
+
+
+@cache
+def tile_format(layout: TileLayout) -> TileFormat:
+    def rows(parts: Parts, index_R: Tensor) -> Tensor:
+        out_RK = torch.empty(len(index_R), layout.num_columns)
+        kernels.tiles_rows(
+            *layout.arguments(), parts["tiles"], index_R, out_RK, num_threads=_num_threads(layout)
+        )
+        return out_RK
+
+    def dequantize(parts: Parts) -> Tensor:
+        matrices = parts["tiles"].reshape(-1, parts["tiles"].shape[-1])
+        every = torch.arange(layout.num_rows)
+        values = torch.stack([rows({"tiles": matrix}, every) for matrix in matrices])
+        return values.view(*parts["tiles"].shape[:-1], *values.shape[1:])
+
+    def product(x_MK: Tensor, parts: Parts) -> Tensor:
+        out_MN = torch.empty(x_MK.shape[0], layout.num_rows)
+        kernels.tiles_linear(
+            *layout.arguments(),
+            parts["tiles"].numpy(),
+            x_MK.detach().float().contiguous().numpy(),
+            out_MN.numpy(),
+            is_integer=x_MK.dtype != torch.float32,
+            num_threads=_num_threads(layout) if len(x_MK) == 1 else torch.get_num_threads(),
+        )
+        return out_MN
+
+    return TileFormat(
+        name=layout.kernel, dequantize=dequantize, product=product, rows=rows, layout=layout
+    )
+
+
+def _num_threads(layout: TileLayout) -> int:
+    return min(torch.get_num_threads(), 1 + layout.num_rows * layout.num_columns // (1 << 16))
+
+
+def _matrices(weight: QuantWeight) -> list[Packed] | None:
+    """The weight's matrices as the kernels take them; two weights in turn as one."""
+    if isinstance(weight.format, InTurn):
+        first, second = (_matrices(half) for half in rows_in_turn(weight))
+        if first is None or second is None or first[0].kernel != second[0].kernel:
+            return None
+        return [_in_turn(a, b) for a, b in zip(first, second, strict=True)]
+    if weight.format.native is None or weight.device.type != "cpu":
+        return None
+    every: Any = range(weight.shape[0]) if weight.ndim > 2 else [slice(None)]
+    return [weight.format.native(weight[index].parts) for index in every]
+
+
+def _in_turn(first: Packed, second: Packed) -> Packed:
+    def turns(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack((a, b), dim=1).flatten(0, 1)
+
+    scales = None
+    if first.scales is not None and second.scales is not None:
+        scales = turns(first.scales, second.scales)
+    return Packed(
+        first.kernel,
+        turns(first.values, second.values),
+        scales,
+        first.rows_per_scale,
+        first.values_per_scale,
+    )

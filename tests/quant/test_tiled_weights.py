@@ -1,0 +1,123 @@
+"""Weights turned into tiles are the same weights: values, rows, experts, products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from packed_blocks import random_rows, random_scales
+
+from bobot import kernels
+from bobot.ops.linear import linear
+from bobot.quant import int4, mxfp4, scaled
+from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
+from bobot.quant.interleaved import interleaved
+from bobot.quant.tiles import TileFormat, tile_layout, tiled
+from bobot.quant.weight import QuantWeight
+
+pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
+
+BY_NAME = {kind.name: kind for kind in BLOCK_TYPES.values()}
+
+
+def gguf(name: str, *shape: int) -> QuantWeight:
+    kind = BY_NAME[name]
+    *rows, columns = shape
+    num_rows = torch.Size(rows).numel()
+    blocks = random_rows(name, num_rows, columns // kind.block_size, kind.block_bytes)
+    return weight_from_blocks(kind, blocks.view(*rows, -1))
+
+
+def packed_int4(*shape: int, dtype: torch.dtype) -> QuantWeight:
+    *rows, columns = shape
+    num_rows = torch.Size(rows).numel()
+    packed = random_rows("int4", num_rows, columns // 32, 16).view(torch.int32)
+    scales = random_scales("int4", num_rows, columns // 32)
+    assert scales is not None
+    return int4.weight_from_parts(packed.view(*rows, -1), scales.to(dtype).view(*rows, -1))
+
+
+def packed_mxfp4(*shape: int) -> QuantWeight:
+    *rows, columns = shape
+    num_rows = torch.Size(rows).numel()
+    blocks = random_rows("mxfp4", num_rows, columns // 32, 16)
+    scales = random_scales("mxfp4", num_rows, columns // 32)
+    assert scales is not None
+    groups = (*rows, columns // 32)
+    return mxfp4.weight_from_parts(blocks.view(*groups, 16), scales.view(groups))
+
+
+def eight_bits(rows: int, columns: int, group: int) -> QuantWeight:
+    values = torch.randint(-128, 128, (rows, columns), dtype=torch.int8)
+    return scaled.weight_from_parts(values, torch.rand(rows, columns // group), 1, group)
+
+
+MATRICES = {
+    "Q4_0": lambda: gguf("Q4_0", 40, 96),
+    "Q6_K": lambda: gguf("Q6_K", 40, 512),
+    "int4 with bfloat16 scales": lambda: packed_int4(40, 96, dtype=torch.bfloat16),
+    "int4 with float16 scales": lambda: packed_int4(40, 96, dtype=torch.float16),
+    "int4 with float32 scales": lambda: packed_int4(40, 96, dtype=torch.float32),
+    "mxfp4": lambda: packed_mxfp4(40, 96),
+    "int8, a scale per row": lambda: eight_bits(40, 96, 96),
+    "two in turn": lambda: interleaved(gguf("MXFP4", 20, 96), gguf("MXFP4", 20, 96)),
+}
+
+
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES.keys())
+def test_a_matrix_keeps_its_values(make):
+    weight = make()
+    tiles = tiled(weight)
+    assert isinstance(tiles.format, TileFormat) and tiles.shape == weight.shape
+    expected = weight.dequantize()
+    assert torch.equal(tiles.dequantize(), expected)
+    assert torch.equal(tiles.values(16, 99), expected[16:])
+    assert torch.equal(tiles.rows(torch.tensor([39, 0, 7])), expected[[39, 0, 7]])
+
+
+@pytest.mark.parametrize("num_rows", [1, 6, 40])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES.keys())
+def test_products_are_those_of_the_values(make, num_rows: int):
+    weight = make()
+    x = torch.randn(num_rows, weight.shape[1])
+    bias = torch.randn(weight.shape[0])
+    exact = x.double() @ weight.dequantize().double().T + bias
+    sizes = x.abs().double() @ weight.dequantize().abs().double().T + bias.abs()
+    out = linear(x, tiled(weight), bias)
+    assert ((out - exact).abs() / sizes).max() < 1e-6
+    half = x.bfloat16()
+    out = linear(half, tiled(weight), bias)
+    assert out.dtype == torch.bfloat16
+    exact = half.double() @ weight.dequantize().double().T + bias
+    assert ((out - exact).abs() / sizes).max() < 2**-8
+
+
+def test_a_stack_keeps_its_experts():
+    weight = packed_mxfp4(3, 24, 64)
+    tiles = tiled(weight)
+    assert isinstance(tiles.format, TileFormat)
+    assert torch.equal(tiles.dequantize(), weight.dequantize())
+    assert torch.equal(tiles[2].dequantize(), weight[2].dequantize())
+    assert torch.equal(tiles[1:].dequantize(), weight[1:].dequantize())
+
+
+def test_a_large_matrix_of_a_stack_begins_at_a_page():
+    tiles = tiled(gguf("Q4_0", 2, 256, 1024))
+    assert tiles.parts["tiles"].shape[1] % 4096 == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gguf("Q2_K", 32, 256),
+        lambda: packed_int4(32, 96, dtype=torch.float64),
+        lambda: eight_bits(32, 96, 48),
+        lambda: scaled.weight_from_parts(
+            torch.zeros(256, 256, dtype=torch.int8), torch.ones(2, 2), 128, 128
+        ),
+        lambda: interleaved(gguf("Q4_0", 16, 96), gguf("MXFP4", 16, 96)),
+    ],
+    ids=["no tiles", "float64 scales", "groups of 48", "blocks of rows", "two formats in turn"],
+)
+def test_what_has_no_tiles_stays_as_it_is(make):
+    weight = make()
+    assert tile_layout(weight) is None and tiled(weight) is weight
