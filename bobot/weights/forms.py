@@ -28,7 +28,7 @@ from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
 from bobot.quant.grid import GRIDS, Grid, packed_shape
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.quantize import names_to_pack
-from bobot.weights.source import DTYPES, ModelSource, source_names, split_name
+from bobot.weights.source import DTYPES, ModelSource, model_dtype, source_names, split_name
 
 XAI_BLOCKS = 8
 """Scales per row of the matrices that xAI cuts along their inputs (xai-org/grok-1 `model.py`)."""
@@ -158,7 +158,6 @@ def form_of_files(name: str, source: ModelSource) -> Form:
     source.ignored()
     samples: dict[tuple[object, ...], Weight] = {}
     found: list[tuple[Part, Weight]] = []
-    plain: Counter[torch.dtype] = Counter()
     for part in parts_of(source.model):
         names = source_names(part.name, part.shape, source.dialect)
         tensors = source.checkpoint.tensors
@@ -169,12 +168,10 @@ def form_of_files(name: str, source: ModelSource) -> Form:
             samples[key] = (
                 _meta(1, dtype=DTYPES[dtypes[0]]) if is_plain else source.sample(part.name)
             )
-        sample = samples[key]
-        if isinstance(sample, Tensor):
-            plain[sample.dtype] += part.numel * sample.dtype.itemsize
-        found.append((part, sample))
+        found.append((part, samples[key]))
+    dtype = model_dtype((sample, Stored(part, sample).num_bytes) for part, sample in found)
     packed = ((part, w if isinstance(w, QuantWeight) else None) for part, w in found)
-    return _form(name, plain.most_common(1)[0][0], packed)
+    return _form(name, dtype, packed)
 
 
 def published_form(
@@ -185,7 +182,7 @@ def published_form(
     dtype = DTYPES.get(str(config.get("torch_dtype") or config.get("dtype")), torch.bfloat16)
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     if dialect == "xai":
-        return _form(name, torch.float32, ((p, _xai_sample(p)) for p in parts_of(model)))
+        return _form(name, torch.bfloat16, ((p, _xai_sample(p)) for p in parts_of(model)))
     kept: Callable[[Part], bool] = _never
     rule = _METHODS.get("mxfp4" if dialect == "openai" else str(method), _plain)
     if isinstance(settings, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from bobot.errors import UsageError
 from bobot.layers.linear import Embedding
 from bobot.quant.tiles import tiled
 from bobot.quant.weight import QuantWeight, Weight
-from bobot.weights.source import DTYPES, ModelSource, open_model, split_name
+from bobot.weights.source import DTYPES, ModelSource, model_dtype, open_model, split_name
 
 Progress = Callable[[int, int], None]
 Change = Callable[[str, Weight], Weight]
@@ -44,8 +43,8 @@ def load_model(
 ) -> tuple[Any, LoadReport]:
     """The model of a checkpoint folder or file, in eval mode, without gradients.
 
-    dtype None keeps the checkpoint's own (the one that most of its bytes have); tensors already in
-    that dtype stay memory-mapped. `progress(done, total)` counts parameters. `change` makes the
+    dtype None keeps the checkpoint's own (`source.model_dtype`); tensors already in that dtype stay
+    memory-mapped. `progress(done, total)` counts parameters. `change` makes the
     function that each weight passes when it is read.
     Raises ConfigError, CheckpointError (a missing, unexpected or misshapen tensor, by name).
     """
@@ -55,7 +54,7 @@ def load_model(
         state = _read_all(source, progress, change)
         source.check_tied()
         if target is None:
-            target = main_dtype(state)
+            target = model_dtype((weight, weight.nbytes) for weight in state.values())
         generation_config = dict(source.checkpoint.generation_config)
         model, family, form = source.model, source.family, source.checkpoint.dialect
     for name, weight in state.items():
@@ -120,15 +119,6 @@ def _placed(
         weight = weight.dequantize()
     is_float32 = template in getattr(model, "float32_parameters", ())
     return weight.to(device=device, dtype=torch.float32 if is_float32 else target)
-
-
-def main_dtype(state: dict[str, Weight]) -> torch.dtype:
-    """The dtype that most bytes of the plain weights have."""
-    sizes: Counter[torch.dtype] = Counter()
-    for weight in state.values():
-        if isinstance(weight, Tensor):
-            sizes[weight.dtype] += weight.nbytes
-    return sizes.most_common(1)[0][0]
 
 
 def _assign(model: nn.Module, state: dict[str, Weight], dtype: torch.dtype) -> None:

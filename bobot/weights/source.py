@@ -5,6 +5,7 @@ parameters, every name accounted for both ways; weights are read one by one.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 MAX_TENSORS = 2**19
 """More than any published model has (Kimi K2 Thinking: 208,215)."""
+
+
+def model_dtype(sizes: Iterable[tuple[Weight, int]]) -> torch.dtype:
+    """The dtype that a model runs in whose weights, or samples of them, have so many bytes: the one
+    of most plain bytes. Where most bytes are packed, float32 norms do not decide: bfloat16.
+    """
+    plain: Counter[torch.dtype] = Counter()
+    packed_bytes = 0
+    for weight, num_bytes in sizes:
+        if isinstance(weight, Tensor):
+            plain[weight.dtype] += num_bytes
+        else:
+            packed_bytes += num_bytes
+    dtype = plain.most_common(1)[0][0] if plain else torch.bfloat16
+    is_packed = packed_bytes > plain.total()
+    return torch.bfloat16 if is_packed and dtype == torch.float32 else dtype
 
 
 @dataclass(frozen=True)
