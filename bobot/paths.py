@@ -36,6 +36,10 @@ class UserPaths:
         return self.data / "chats"
 
     @property
+    def tiles(self) -> Path:
+        return self.cache / "tiles"
+
+    @property
     def history(self) -> Path:
         return self.state / "history"
 

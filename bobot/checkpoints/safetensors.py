@@ -120,10 +120,13 @@ def planned(tensor: Tensor) -> PlannedTensor:
 
 
 def stream_safetensors(
-    path: Path, tensors: Mapping[str, PlannedTensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, PlannedTensor],
+    metadata: Mapping[str, str] | None = None,
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Write tensors one after another, each made when its turn comes: widest dtype first, then by
-    name. `kind` is one of DTYPES.
+    name. `kind` is one of DTYPES. The first one begins at a multiple of `alignment` bytes.
 
     The file appears whole or not at all. Raises StorageError when the disk is full.
     """
@@ -139,7 +142,7 @@ def stream_safetensors(
         }
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % alignment)
     with atomic_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:

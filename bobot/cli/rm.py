@@ -7,6 +7,7 @@ import sys
 
 from bobot.cli.table import bytes_text
 from bobot.errors import UsageError
+from bobot.hub.made import forget_missing
 from bobot.hub.removal import Removal, plan_removal, remove
 from bobot.messages import tr
 
@@ -25,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
         print(tr("nothing was removed"), file=sys.stderr)
         return 1
     remove(removal)
-    print(tr("removed; {size} are free again", size=bytes_text(removal.size_bytes)))
+    freed = removal.size_bytes + forget_missing()
+    print(tr("removed; {size} are free again", size=bytes_text(freed)))
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +52,14 @@ class TileFormat(Format):
 
 def tiled(weight: QuantWeight) -> QuantWeight:
     """The weight as tiles (a copy) if it can be, else the weight itself."""
-    matrices, layout = _matrices(weight), tile_layout(weight)
-    if matrices is None or layout is None:
+    layout = tile_layout(weight)
+    if layout is None:
         return weight
-    tiles = torch.empty(len(matrices), layout.num_bytes, dtype=torch.uint8)
-    for matrix, out in zip(matrices, tiles, strict=True):
+    experts = [weight] if weight.ndim == 2 else [weight[e] for e in range(weight.shape[0])]
+    tiles = torch.empty(len(experts), layout.num_bytes, dtype=torch.uint8)
+    for expert, out in zip(experts, tiles, strict=True):
+        matrix = _matrix(expert)
+        assert matrix is not None
         kernels.pack_tiles(
             *layout.arguments(),
             matrix.values.contiguous(),
@@ -72,16 +74,13 @@ def tile_layout(weight: QuantWeight) -> TileLayout | None:
     """Of the weight, or of each matrix of a stack. None for what has no tiles: a format without
     them, rows that are no whole tiles, scales for several rows.
     """
-    matrices = _matrices(weight)
-    if matrices is None or not kernels.available:
-        return None
-    matrix = matrices[0]
-    if not kernels.has_tiles(matrix.kernel) or not matrix.has_kernel or matrix.rows_per_scale > 1:
+    matrix = _matrix(weight if weight.ndim == 2 else weight[0])
+    if matrix is None or not kernels.available or not kernels.has_tiles(matrix.kernel):
         return None
     num_rows, num_columns = weight.shape[-2:]
     group = matrix.values_per_scale
     unit = 256 if kernels.FORMATS[matrix.kernel][0] == 256 else 32
-    if num_columns % unit:
+    if not matrix.has_kernel or matrix.rows_per_scale > 1 or num_columns % unit:
         return None
     if matrix.scales is None:
         return TileLayout(matrix.kernel, "", num_rows, num_columns, 0)
@@ -134,17 +133,16 @@ def _num_threads(layout: TileLayout) -> int:
     return min(torch.get_num_threads(), 1 + layout.num_rows * layout.num_columns // (1 << 16))
 
 
-def _matrices(weight: QuantWeight) -> list[Packed] | None:
-    """The weight's matrices as the kernels take them; two weights in turn as one."""
+def _matrix(weight: QuantWeight) -> Packed | None:
+    """A matrix as the kernels take it, two in turn as one; None for what they do not know."""
     if isinstance(weight.format, InTurn):
-        first, second = (_matrices(half) for half in rows_in_turn(weight))
-        if first is None or second is None or first[0].kernel != second[0].kernel:
+        first, second = (_matrix(half) for half in rows_in_turn(weight))
+        if first is None or second is None or first.kernel != second.kernel:
             return None
-        return [_in_turn(a, b) for a, b in zip(first, second, strict=True)]
+        return _in_turn(first, second)
     if weight.format.native is None or weight.device.type != "cpu":
         return None
-    every: Any = range(weight.shape[0]) if weight.ndim > 2 else [slice(None)]
-    return [weight.format.native(weight[index].parts) for index in every]
+    return weight.format.native(weight.parts)
 
 
 def _in_turn(first: Packed, second: Packed) -> Packed:

@@ -159,9 +159,7 @@ def form_of_files(name: str, source: ModelSource) -> Form:
     samples: dict[tuple[object, ...], Weight] = {}
     found: list[tuple[Part, Weight]] = []
     for part in parts_of(source.model):
-        names = source_names(part.name, part.shape, source.dialect)
-        tensors = source.checkpoint.tensors
-        dtypes = sorted({tensors[n].dtype for n in names if n in tensors})
+        dtypes = source.stored_dtypes(part.name)
         key = (split_name(part.name)[0], part.shape, *dtypes)
         if key not in samples:
             is_plain = bool(dtypes) and dtypes[0] in DTYPES
@@ -169,7 +167,7 @@ def form_of_files(name: str, source: ModelSource) -> Form:
                 _meta(1, dtype=DTYPES[dtypes[0]]) if is_plain else source.sample(part.name)
             )
         found.append((part, samples[key]))
-    dtype = model_dtype((sample, Stored(part, sample).num_bytes) for part, sample in found)
+    dtype = model_dtype((p.name, sample, Stored(p, sample).num_bytes) for p, sample in found)
     packed = ((part, w if isinstance(w, QuantWeight) else None) for part, w in found)
     return _form(name, dtype, packed)
 
@@ -182,7 +180,7 @@ def published_form(
     dtype = DTYPES.get(str(config.get("torch_dtype") or config.get("dtype")), torch.bfloat16)
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     if dialect == "xai":
-        return _form(name, torch.bfloat16, ((p, _xai_sample(p)) for p in parts_of(model)))
+        return _form(name, torch.float32, ((p, _xai_sample(p)) for p in parts_of(model)))
     kept: Callable[[Part], bool] = _never
     rule = _METHODS.get("mxfp4" if dialect == "openai" else str(method), _plain)
     if isinstance(settings, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bobot.layers.linear import Embedding
 from bobot.quant.tiles import tiled
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.source import DTYPES, ModelSource, model_dtype, open_model, split_name
+from bobot.weights.tile_cache import PlannedTiles, plan_tiles, tiles_of
 
 Progress = Callable[[int, int], None]
 Change = Callable[[str, Weight], Weight]
@@ -40,37 +41,41 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     progress: Progress | None = None,
     change: Callable[[ModelSource], Change] | None = None,
+    tiles: bool = True,
 ) -> tuple[Any, LoadReport]:
     """The model of a checkpoint folder or file, in eval mode, without gradients.
 
     dtype None keeps the checkpoint's own (`source.model_dtype`); tensors already in that dtype stay
     memory-mapped. `progress(done, total)` counts parameters. `change` makes the
-    function that each weight passes when it is read.
+    function that each weight passes when it is read. `tiles`: packed weights are put into the order
+    in which they are multiplied (weights/tile_cache.py), else they stay mapped as published.
     Raises ConfigError, CheckpointError (a missing, unexpected or misshapen tensor, by name).
     """
     target = torch_dtype(dtype)
     with open_model(path) as source:
         ignored = source.ignored()
-        state = _read_all(source, progress, change)
+        is_on_cpu = torch.device(device).type == "cpu"
+        plan = plan_tiles(source) if tiles and is_on_cpu and change is None else {}
+        state, sizes = _read_all(source, plan, progress, change)
         source.check_tied()
         if target is None:
-            target = model_dtype((weight, weight.nbytes) for weight in state.values())
+            target = model_dtype((name, weight, sizes[name]) for name, weight in state.items())
         generation_config = dict(source.checkpoint.generation_config)
         model, family, form = source.model, source.family, source.checkpoint.dialect
+    num_bytes = 0
     for name, weight in state.items():
-        state[name] = _placed(model, name, weight, device, target)
-    num_parameters = sum(weight.numel() for weight in state.values())
-    num_bytes = sum(weight.nbytes for weight in state.values())
-    for name, weight in state.items():
-        if isinstance(weight, QuantWeight):
-            state[name] = tiled(weight)
+        placed = _placed(model, name, weight, device, target)
+        num_bytes += sizes[name] if name in plan else placed.nbytes
+        if isinstance(placed, QuantWeight) and tiles and change is not None:
+            placed = tiled(placed)
+        state[name] = placed
     _assign(model, state, target)
     model.eval().requires_grad_(False)
     report = LoadReport(
         family=family.name,
         dialect=form,
         dtype=target,
-        num_parameters=num_parameters,
+        num_parameters=sum(weight.numel() for weight in state.values()),
         num_bytes=num_bytes,
         ignored=ignored,
         generation_config=generation_config,
@@ -94,18 +99,29 @@ def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def _read_all(
     source: ModelSource,
+    plan: Mapping[str, PlannedTiles],
     progress: Progress | None,
     change: Callable[[ModelSource], Change] | None,
-) -> dict[str, Weight]:
+) -> tuple[dict[str, Weight], dict[str, int]]:
+    """Every parameter by name, the planned ones as tiles, and its bytes as published."""
     changed = None if change is None else change(source)
     names = [name for name, _ in source.model.named_parameters()]
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, len(names))
+
+    found: dict[str, Weight] = dict(tiles_of(source, plan, report)) if plan else {}
     state: dict[str, Weight] = {}
     for done, name in enumerate(names):
-        weight = source.read(name)
+        weight = found[name] if name in found else source.read(name)
         state[name] = weight if changed is None else changed(name, weight)
-        if progress is not None:
-            progress(done + 1, len(names))
-    return state
+        report(max(done + 1, len(found)))
+    sizes = {
+        name: plan[name].published_bytes if name in plan else weight.nbytes
+        for name, weight in state.items()
+    }
+    return state, sizes
 
 
 def _placed(

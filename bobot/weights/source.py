@@ -26,23 +26,25 @@ from bobot.weights.published import PackedForm, packed_form, read_packed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+EMBEDDING = "model.embed_tokens.weight"
+
 MAX_TENSORS = 2**19
 """More than any published model has (Kimi K2 Thinking: 208,215)."""
 
 
-def model_dtype(sizes: Iterable[tuple[Weight, int]]) -> torch.dtype:
-    """The dtype that a model runs in whose weights, or samples of them, have so many bytes: the one
-    of most plain bytes. Where most bytes are packed, float32 norms do not decide: bfloat16.
+def model_dtype(weights: Iterable[tuple[str, Weight, int]]) -> torch.dtype:
+    """The dtype that a model runs in, of its parameters' names, weights (or samples) and bytes: the
+    one of most plain bytes. Where the embedding is packed as well, so that only norms and the like
+    are plain, float32 ones do not decide: bfloat16.
     """
     plain: Counter[torch.dtype] = Counter()
-    packed_bytes = 0
-    for weight, num_bytes in sizes:
+    is_packed = False
+    for name, weight, num_bytes in weights:
         if isinstance(weight, Tensor):
             plain[weight.dtype] += num_bytes
-        else:
-            packed_bytes += num_bytes
+        elif name == EMBEDDING:
+            is_packed = True
     dtype = plain.most_common(1)[0][0] if plain else torch.bfloat16
-    is_packed = packed_bytes > plain.total()
     return torch.bfloat16 if is_packed and dtype == torch.float32 else dtype
 
 
@@ -85,6 +87,13 @@ class ModelSource:
             heads = self.dialect.pairs[template](self.config)
             weight = change_rows(weight, lambda part: halves_from_pairs(part, heads))
         return self._checked(name, shape, weight)
+
+    def stored_dtypes(self, name: str) -> tuple[str, ...]:
+        """In which dtypes the files hold our parameter; none where only its parts have names."""
+        shape = tuple(self.model.get_parameter(name).shape)
+        tensors = self.checkpoint.tensors
+        theirs = source_names(name, shape, self.dialect)
+        return tuple(sorted({tensors[name].dtype for name in theirs if name in tensors}))
 
     def sample(self, name: str) -> Weight:
         """`read`, but of a stack that the files hold in pieces only the first matrix."""
