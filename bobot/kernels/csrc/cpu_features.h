@@ -7,9 +7,11 @@ namespace bobot {
 struct CpuFeatures {
     bool avx2;        // AVX2, FMA and F16C together
     bool avx512vnni;  // AVX-512 F, BW, DQ, VL and VNNI, with all of the above
+    bool amx;         // AMX tiles, bfloat16 and int8, permitted to this process; with all of the above
 };
 
-// Asked once: in a virtual machine CPUID leaves the guest, which takes microseconds.
+// Asked once: in a virtual machine CPUID leaves the guest, which takes microseconds. On a machine with
+// AMX the first call also asks Linux for the tile registers, for all threads started before or after.
 const CpuFeatures& cpu_features();
 
 }  // namespace bobot
