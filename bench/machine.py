@@ -1,7 +1,7 @@
 """What a benchmark ran on, and what that machine can do at most: both belong to every figure.
 
-The limits are what torch reaches in this run, not a data sheet: read bandwidth over 1 GiB, and the
-better of float32 and bfloat16 matrix products. A kernel better than torch's can pass 100 %.
+The limits are measured in this run, not taken from a data sheet: what loops of ours reach that do
+nothing but read 1 GiB, or multiply and add bfloat16 or float32 in registers (kernels/limits.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
+import torch  # before our kernels, so that both share its threads
+
+from bobot import hardware
+from bobot.kernels.limits import measure as limits_of_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,27 +51,11 @@ def _cpu_name() -> str:
 
 def measure_limits(num_threads: int) -> dict[str, float]:
     """Bytes read per second and floating-point operations per second, best of several tries."""
-    torch.set_num_threads(num_threads)
-    numbers = torch.ones(2**28)
-    vector = torch.ones(2**14)
-    reads = [
-        numbers.nbytes / _best_s(lambda: numbers.sum()),
-        numbers.nbytes / _best_s(lambda: numbers.view(2**14, 2**14) @ vector),
-    ]
-    products = []
-    for dtype in (torch.float32, torch.bfloat16):
-        square = torch.randn(1536, 1536).to(dtype)
-        products.append(2 * 1536**3 / _best_s(lambda square=square: square @ square))
-    return {"bytes_per_s": max(reads), "flop_per_s": max(products)}
-
-
-def _best_s(work: Callable[[], object], tries: int = 5) -> float:
-    times = []
-    for _ in range(tries + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    limits = limits_of_machine(num_threads, hardware.detect().ram_available_bytes)
+    return {
+        "bytes_per_s": limits.memory_bytes_per_s,
+        "flop_per_s": limits.float_operations_per_s,
+    }
 
 
 def peak_memory_bytes() -> dict[str, int]:

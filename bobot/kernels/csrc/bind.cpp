@@ -24,6 +24,7 @@ using namespace nb::literals;
 namespace bobot {
 
 void bind_tiles(nb::module_& m);
+void bind_limits(nb::module_& m);
 
 namespace {
 
@@ -231,6 +232,7 @@ nb::dict formats() {
 
 NB_MODULE(_native, m) {
     bobot::bind_tiles(m);
+    bobot::bind_limits(m);
     m.def("features", &bobot::features);
     m.def("formats", &bobot::formats);
     m.def("dequantize", &bobot::dequantize, "format"_a, "values"_a.noconvert(),
