@@ -23,6 +23,7 @@ from bobot.ops.attention import MAX_SCORES
 from bobot.quant.weight import Weight
 from bobot.weights.forms import Form, Part, Role, other_forms, parts_of
 from bobot.weights.subject import Origin, Subject
+from bobot.weights.work import step_work
 
 Verdict = Literal["fits", "may be slow", "won't fit"]
 FITS, SLOW, NO = "fits", "may be slow", "won't fit"
@@ -248,14 +249,8 @@ class _Account:
         )
 
     def bytes_per_token(self, form: Form) -> int:
-        weights = sum(
-            stored.num_bytes * self.used(stored.part)
-            for stored in form.weights
-            if stored.part.role is not Role.EMBEDDING
-        )
-        cache = self.token_bytes(form.dtype) / len(self.specs)
-        keys = sum(min(self.context, spec.sliding_window or self.context) for spec in self.specs)
-        return round(weights + cache * keys)
+        """Of a token at the end of the context."""
+        return round(step_work(form, self.specs, self.num_active, depth=self.context - 1).num_bytes)
 
     def working_bytes(self) -> int:
         """Activations of a chunk of the prompt, logits, and the scores of an attention that is
