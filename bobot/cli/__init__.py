@@ -39,6 +39,7 @@ def commands() -> dict[str, str]:
         "rm": tr("remove a model from this machine"),
         "export": tr("write a model as safetensors or GGUF for other programs"),
         "quantize": tr("write a model with fewer bits per weight"),
+        "bench": tr("how fast a model runs, against the limits of this machine"),
         "doctor": tr("what this machine has, what is missing, what to do"),
         "train": tr("train a model from scratch by a recipe"),
     }
