@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +31,21 @@ class Start:
 
 
 def cold_start(model: Path, num_threads: int) -> Start:
-    """Starts the process, waits for its first byte, ends it. RequestError if none comes."""
+    """Of `bobot run` with a model. RequestError if no answer comes."""
     command = [sys.executable, "-m", "bobot", "run", "--raw", "--temperature=0"]
-    command += [f"--max-tokens={MAX_TOKENS}", f"--model={model}", PROMPT]
+    return first_byte(
+        [*command, f"--max-tokens={MAX_TOKENS}", f"--model={model}", PROMPT], num_threads
+    )
+
+
+def first_byte(command: Sequence[str], num_threads: int) -> Start:
+    """Starts a process, waits for its first byte on standard output, ends it. RequestError with its
+    complaint if none comes.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        with subprocess.Popen(  # noqa: S603  our own program
+        with subprocess.Popen(  # noqa: S603  our own programs
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
