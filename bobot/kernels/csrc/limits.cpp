@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <new>
 #include <random>
@@ -18,8 +19,11 @@
 namespace bobot {
 namespace {
 
-constexpr double kShortestS = 0.02;  // of one try: much longer than it takes to start the threads
-constexpr int kTries = 8;
+// Of one try: much longer than it takes to start the threads, and short enough that some of the tries
+// find every core free while other programs run too.
+constexpr double kShortestS = 0.003;
+constexpr int kTries = 40, kReadTries = 12;
+constexpr std::size_t kParts = 4;  // of the memory, read in turn, so that no cache holds the next
 constexpr std::size_t kHugePage = 2 << 20;
 
 double seconds_now() {
@@ -27,13 +31,25 @@ double seconds_now() {
     return std::chrono::duration<double>(since).count();
 }
 
-// Seconds until work(thread) is done in every thread.
+// Seconds from the first thread's begin of work(thread) to the last one's end: without the time that it
+// takes to wake the threads, which on a busy machine is longer than the work.
 template <class Work>
 double time_in_threads(int num_threads, Work work) {
-    const double start = seconds_now();
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int thread = 0; thread < num_threads; ++thread) work(thread);
-    return seconds_now() - start;
+    double first = std::numeric_limits<double>::infinity(), last = 0;
+#pragma omp parallel num_threads(num_threads)
+    {
+#pragma omp barrier
+        const double start = seconds_now();
+#pragma omp for schedule(static) nowait
+        for (int thread = 0; thread < num_threads; ++thread) work(thread);
+        const double end = seconds_now();
+#pragma omp critical
+        {
+            first = std::min(first, start);
+            last = std::max(last, end);
+        }
+    }
+    return last - first;
 }
 
 const LoopData& loop_data() {
@@ -112,17 +128,22 @@ double operations_per_s(const OperationLoop& loop, int num_threads) {
     const LoopData& data = loop_data();
     std::size_t num_rounds = 1000;
     std::atomic<float> kept{0};  // so that the compiler can't see that nobody asks for the sums
-    auto one_try = [&] {
-        return time_in_threads(num_threads, [&](int) { kept = loop.run(num_rounds, data); });
+    auto best_of = [&](int tries, int threads) {
+        double least = std::numeric_limits<double>::infinity();
+        for (int i = 0; i < tries; ++i)
+            least = std::min(least, time_in_threads(threads, [&](int) {
+                                 kept = loop.run(num_rounds, data);
+                             }));
+        return least;
     };
-    while (one_try() < kShortestS) num_rounds *= 2;
-    double least = one_try();
-    for (int i = 1; i < kTries; ++i) least = std::min(least, one_try());
+    while (best_of(3, 1) < kShortestS) num_rounds *= 2;
+    const double least = best_of(kTries, num_threads);
     return loop.operations * static_cast<double>(num_rounds) * num_threads / least;
 }
 
 double read_bytes_per_s(std::size_t num_bytes, int num_threads) {
-    const std::size_t per_thread = num_bytes / num_threads / kHugePage * kHugePage;
+    const std::size_t per_part = num_bytes / num_threads / kHugePage * kHugePage / kParts;
+    const std::size_t per_thread = per_part * kParts;
     const std::size_t used_bytes = per_thread * num_threads;
     std::unique_ptr<std::uint8_t, Free> memory(
         static_cast<std::uint8_t*>(std::aligned_alloc(kHugePage, used_bytes)));
@@ -142,16 +163,18 @@ double read_bytes_per_s(std::size_t num_bytes, int num_threads) {
         }
     });
     std::atomic<std::uint64_t> kept{0};
-    double least = 0;
-    for (int i = 0; i < kTries; ++i)
+    double least = std::numeric_limits<double>::infinity();
+    std::size_t part = 0;
+    for (int i = 0; i < kReadTries; ++i)
         for (const ReadLoop read : {read_loops().in_order, read_loops().interleaved})
             for (const std::size_t ahead : {0, 1024, 4096}) {
-                const double time_s = time_in_threads(num_threads, [&](int thread) {
-                    kept = read(from + thread * per_thread, per_thread, ahead);
-                });
-                least = least == 0 ? time_s : std::min(least, time_s);
+                part = (part + 1) % kParts;
+                least = std::min(least, time_in_threads(num_threads, [&](int thread) {
+                                     const std::size_t place = thread * per_thread + part * per_part;
+                                     kept = read(from + place, per_part, ahead);
+                                 }));
             }
-    return static_cast<double>(used_bytes) / least;
+    return static_cast<double>(per_part * num_threads) / least;
 }
 
 }  // namespace bobot

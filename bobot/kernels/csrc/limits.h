@@ -45,7 +45,7 @@ struct UsableLoops {
 // Those that this machine can run, the latest instruction set first.
 UsableLoops usable_loops();
 
-// Operations per second of all threads together: the best of a few tries of some 20 ms each.
+// Operations per second of all threads together: the best of some 40 tries of a few ms.
 double operations_per_s(const OperationLoop& loop, int num_threads);
 
 // Bytes read per second by all threads together, each reading its share of one buffer in order: the
