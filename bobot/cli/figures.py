@@ -8,6 +8,9 @@ What each figure's limit is:
     start from disk   the bytes of the weights by the speed of the disk they lie on
     start from cache  the same bytes by the speed of the memory
     memory            the bytes of the weights
+
+A model that a cache of the processor holds can pass the limit of the memory. The limits are of the
+machine, whatever instruction set BOBOT_ISA forces.
 """
 
 from __future__ import annotations
