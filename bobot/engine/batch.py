@@ -9,21 +9,24 @@ import torch
 from torch import Tensor
 
 from bobot.engine.kv_cache import KVCache
-from bobot.engine.request import Chunk, Sequence
+from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionSpec
 from bobot.ops.attention import attention
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The tokens of all chunks side by side; `sequences` are those whose next token row r of
-    `last_rows_R` decides."""
+    """The tokens of all chunks side by side.
+
+    `caught_up` are the chunks that reach the end of their sequence: the last known token of each
+    and its drafts are the rows `rows_R`, in this order, whose logits decide what follows.
+    """
 
     ids_T: Tensor
     positions_T: Tensor
     attn: PagedAttention
-    last_rows_R: Tensor
-    sequences: list[Sequence]
+    rows_R: Tensor
+    caught_up: list[Chunk]
 
 
 def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
@@ -34,28 +37,29 @@ def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
-    last_rows: list[int] = []
-    sequences: list[Sequence] = []
+    deciding_rows: list[int] = []
+    caught_up: list[Chunk] = []
     spans: list[Span] = []
     size = cache.block_size
     for chunk in chunks:
         sequence = chunk.sequence
         first, table = sequence.num_computed_tokens, sequence.block_table
-        end = first + chunk.num_tokens
-        rows = slice(len(ids), len(ids) + chunk.num_tokens)
-        ids += sequence.token_ids[first:end]
+        end = first + chunk.num_rows
+        rows = slice(len(ids), len(ids) + chunk.num_rows)
+        ids += sequence.token_ids[first : first + chunk.num_tokens]
+        ids += chunk.draft_ids
         positions += range(first, end)
         slots += [table[p // size] * size + p % size for p in range(first, end)]
         spans.append(Span(rows, first, _slots(table, end, cache)))
-        if end == sequence.num_tokens:
-            last_rows.append(rows.stop - 1)
-            sequences.append(sequence)
-    ids_T, positions_T, slots_T, last_rows_R = (
+        if chunk.num_tokens == sequence.num_new_tokens:
+            deciding_rows += range(rows.start + chunk.num_tokens - 1, rows.stop)
+            caught_up.append(chunk)
+    ids_T, positions_T, slots_T, rows_R = (
         torch.tensor(numbers, dtype=torch.int64, device=cache.device)
-        for numbers in (ids, positions, slots, last_rows)
+        for numbers in (ids, positions, slots, deciding_rows)
     )
     attn = PagedAttention(cache, spans, slots_T)
-    return Batch(ids_T, positions_T, attn, last_rows_R, sequences)
+    return Batch(ids_T, positions_T, attn, rows_R, caught_up)
 
 
 def _slots(table: list[int], num_tokens: int, cache: KVCache) -> slice | Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bobot.errors import ConfigError
 
@@ -25,6 +26,11 @@ class EngineConfig:
     num_blocks: int | None = None
     """Blocks in the pool; None: see `choose_num_blocks`."""
     enable_prefix_caching: bool = True
+    speculation: Literal["ngram", "off"] = "ngram"
+    """Tokens are guessed from repetitions in the text and checked several at a time: the same
+    tokens, sooner. A draft model takes the place of the repetitions."""
+    num_speculative_tokens: int = 15
+    """Guessed tokens per sequence and step, at most; as many as have proved right lately."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -33,10 +39,15 @@ class EngineConfig:
             "max_model_len",
             "block_size",
             "num_blocks",
+            "num_speculative_tokens",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError("{name} is {value}; allowed: 1 or more.", name=name, value=value)
+        if self.speculation not in ("ngram", "off"):
+            raise ConfigError(
+                "speculation is {found!r}; allowed: ngram, off.", found=self.speculation
+            )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 "max_num_batched_tokens is {tokens}, less than max_num_seqs ({seqs}).",

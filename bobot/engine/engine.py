@@ -1,10 +1,12 @@
-"""Requests of token ids in, one token per sequence and step out. No text, no threads, no HTTP."""
+"""Requests of token ids in, their next tokens out, step by step. No text, no threads, no HTTP."""
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
 from collections.abc import Collection, Iterable
+from collections.abc import Sequence as Rows
+from itertools import chain
 
 import torch
 
@@ -12,17 +14,22 @@ from bobot import hardware
 from bobot.engine.block_pool import BlockPool
 from bobot.engine.config import EngineConfig, choose_max_model_len, choose_num_blocks
 from bobot.engine.kv_cache import bytes_per_token
-from bobot.engine.request import FinishReason, Request, Sequence, TokenOutput
+from bobot.engine.request import Chunk, FinishReason, Request, Sequence, TokenOutput
 from bobot.engine.runner import CausalModel, Runner, first_weight
 from bobot.engine.sampler import Choice, choose
 from bobot.engine.sampling_params import SamplingParams
 from bobot.engine.scheduler import Scheduler
+from bobot.engine.speculation import Speculation, choose_drafter
 from bobot.engine.stats import EngineStats
 from bobot.errors import RequestError
 
 
 class Engine:
     """Runs many requests over one model. One thread calls it; nothing happens between calls.
+
+    `draft_model`, a smaller one with the same vocabulary, guesses tokens that the model then
+    checks several at a time; without one, tokens are guessed from repetitions in the text
+    (`EngineConfig.speculation`). Either changes the speed only.
 
     engine = Engine(model, EngineConfig(max_num_seqs=4), eos_ids={2})
     request_id = engine.add([1, 15043], SamplingParams(temperature=0.0, max_tokens=8))
@@ -36,16 +43,20 @@ class Engine:
         model: CausalModel,
         config: EngineConfig | None = None,
         eos_ids: Iterable[int] = frozenset(),
+        draft_model: CausalModel | None = None,
     ) -> None:
         config = config or EngineConfig()
         self.config = config
         self.eos_ids = frozenset(eos_ids)
         self.vocab_size: int = model.config.vocab_size
         self.max_model_len = choose_max_model_len(config, model.config.max_position_embeddings)
-        self.num_blocks = _num_blocks(model, config, self.max_model_len)
+        models = [model] if draft_model is None else [model, draft_model]
+        self.num_blocks = _num_blocks(models, config, self.max_model_len)
         self._stats = EngineStats()
         self.scheduler = Scheduler(config, BlockPool(self.num_blocks), self._stats)
         self.runner = Runner(model, self.num_blocks, config.block_size)
+        drafter = choose_drafter(config, self.vocab_size, draft_model, self.num_blocks)
+        self.speculation = Speculation(config, drafter, self.scheduler, self._stats)
         self._requests: dict[int, Request] = {}
         self._next_request_id = 0
 
@@ -65,14 +76,16 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[TokenOutput]:
-        """Computes one batch; the tokens of the sequences that have caught up with their ids."""
-        chunks = self.scheduler.schedule()
+        """Computes one batch; the tokens of the sequences that have caught up with their ids, one
+        for each and one more for each draft that was right.
+        """
+        chunks = self.speculation.add_drafts(self.scheduler.schedule())
         if not chunks:
             return []
-        logits_RV, sequences = self.runner.run(chunks)
-        choices = choose(logits_RV, sequences)
+        logits_RV, caught_up = self.runner.run(chunks)
+        choices = choose(logits_RV, caught_up)
+        outputs = list(chain.from_iterable(map(self._accept, caught_up, choices)))
         self.scheduler.commit(chunks)
-        outputs = [self._accept(s, choice) for s, choice in zip(sequences, choices, strict=True)]
         self._stats.num_steps += 1
         self._stats.num_generated_tokens += len(outputs)
         return outputs
@@ -96,7 +109,17 @@ class Engine:
             num_free_blocks=scheduler.pool.num_free,
         )
 
-    def _accept(self, sequence: Sequence, choice: Choice) -> TokenOutput:
+    def _accept(self, chunk: Chunk, choices: list[Choice]) -> list[TokenOutput]:
+        """Appends the tokens up to the one that ends the sequence."""
+        outputs = []
+        for choice in choices:
+            outputs.append(self._append(chunk.sequence, choice))
+            if chunk.sequence.finish_reason is not None:
+                break
+        self.speculation.learn(chunk)
+        return outputs
+
+    def _append(self, sequence: Sequence, choice: Choice) -> TokenOutput:
         """Appends the token, ends the sequence if it is the last one, and says so."""
         request = sequence.request
         is_first = sequence.num_tokens == len(request.prompt_ids)
@@ -105,8 +128,6 @@ class Engine:
             sequence.token_ids.append(choice.token_id)
             reason = self._finish_reason(sequence, choice.token_id)
         sequence.finish_reason = reason
-        if reason is not None:
-            self.scheduler.remove(sequence)
         if is_first and sequence.index == 0:
             # The others start now: they find the prompt's full blocks in the prefix cache.
             self.scheduler.add_first(request.sequences[1:])
@@ -182,13 +203,14 @@ class Engine:
         return max_len
 
 
-def _num_blocks(model: CausalModel, config: EngineConfig, max_model_len: int) -> int:
+def _num_blocks(models: Rows[CausalModel], config: EngineConfig, max_model_len: int) -> int:
+    """Blocks of the pool; each model has a cache of so many."""
     if config.num_blocks is not None:
         return config.num_blocks
-    weight = first_weight(model)
+    weight = first_weight(models[0])
     if weight.device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(weight.device)[0]
     else:
         free_bytes = hardware.detect().ram_available_bytes
-    token_bytes = bytes_per_token(model.kv_specs(), weight.dtype)
+    token_bytes = sum(bytes_per_token(m.kv_specs(), first_weight(m).dtype) for m in models)
     return choose_num_blocks(config, max_model_len, token_bytes, free_bytes)

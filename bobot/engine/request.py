@@ -105,13 +105,14 @@ class Sequence:
             hashes.append(hashlib.blake2b(parent + ids.tobytes(), digest_size=32).digest())
         return hashes[:num_blocks]
 
-    def next_token_key(self) -> int:
-        """64 random bits for the next token, from (seed, index, position) and nothing else.
+    def token_key(self, position: int) -> int:
+        """64 random bits for the token at `position`, from (seed, index, position) and nothing
+        else.
 
         They do not depend on the step, the batch or the machine: a sequence draws the same noise
-        alone, in a batch, and again after a preemption.
+        alone, in a batch, after a preemption, and whether or not its token was drafted.
         """
-        counter = f"{self.request.seed}/{self.index}/{self.num_tokens}".encode()
+        counter = f"{self.request.seed}/{self.index}/{position}".encode()
         return int.from_bytes(
             hashlib.blake2b(counter, digest_size=8).digest(), "little", signed=True
         )
@@ -119,7 +120,15 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The next `num_tokens` uncomputed tokens of a sequence, to be computed in one step."""
+    """The next `num_tokens` uncomputed tokens of a sequence, to be computed in one step, and
+    behind the last of them `draft_ids`, which may or may not turn out to follow.
+    """
 
     sequence: Sequence
     num_tokens: int
+    draft_ids: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens that go through the model."""
+        return self.num_tokens + len(self.draft_ids)

@@ -1,4 +1,4 @@
-"""The model and its KV cache: chunks in, last logits out."""
+"""The model and its KV cache: chunks in, the logits that decide their next tokens out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bobot.engine.batch import build_batch
 from bobot.engine.fused import MAX_TOKENS, fused_decoder
 from bobot.engine.kv_cache import KVCache
-from bobot.engine.request import Chunk, Sequence
+from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionContext, AttentionSpec
 
 
@@ -35,8 +35,9 @@ class Runner:
         self.cache = KVCache(model.kv_specs(), num_blocks, block_size, weight.dtype, weight.device)
         self.fused = fused_decoder(model, self.cache)
 
-    def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Sequence]]:
-        """Logits (R, V), and the R sequences that have caught up with their tokens.
+    def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
+        """Logits (R, V), and the chunks that have caught up with their tokens: each has one row for
+        its last known token and one for each of its drafts.
 
         If the model raises, nothing is committed: the same chunks can run again.
         """
@@ -45,9 +46,9 @@ class Runner:
             hidden_TD = self.fused.run(batch)
         else:
             hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
-        if not batch.sequences:
+        if not batch.caught_up:
             return hidden_TD[:0], []
-        return self.model.logits(hidden_TD[batch.last_rows_R]), batch.sequences
+        return self.model.logits(hidden_TD[batch.rows_R]), batch.caught_up
 
 
 def first_weight(model: CausalModel) -> nn.Parameter:

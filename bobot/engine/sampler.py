@@ -1,4 +1,6 @@
-"""From the last logits of each sequence to its next token. Stop rules and counters: engine.py."""
+"""From the logits of a step to the next tokens of each sequence. Stop rules and counters:
+engine.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bobot.engine.request import Sequence
+from bobot.engine.request import Chunk, Sequence
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import RequestError
 from bobot.ops.sampling import (
@@ -31,38 +33,60 @@ class Choice:
     error: RequestError | None = None
 
 
-def choose(logits_RV: Tensor, sequences: Rows[Sequence]) -> list[Choice]:
-    """Row r of the logits belongs to sequences[r].
+def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
+    """The next tokens of each chunk's sequence: one, and one more for each draft that was right.
+
+    The rows of a chunk stand one behind the other: the first decides the token behind the last
+    known one, the next the token behind the first draft. A draft is right when it is the very token
+    that is chosen in its place; what stands behind a wrong one is of no use. So the tokens are
+    those of plain decoding, at any temperature.
 
     Each row is sampled alone, with noise that depends on its own (seed, index, position): the same
     logits give the same token in any batch. What can still differ between batches is the logits
     themselves, by the rounding of the matrix products (about 1e-6 in float32, 1e-2 in bfloat16); a
     token changes only where two candidates are closer than that.
     """
-    if not sequences:
+    if not chunks:
         return []
     finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
     best = logits_RV.argmax(dim=-1).tolist()
-    choices = []
-    for row, sequence in enumerate(sequences):
-        if not finite[row]:
-            choices.append(Choice(None, error=_not_finite(logits_RV[row], sequence)))
-            continue
-        params = sequence.request.params
-        if params.is_greedy and not params.changes_logits:
-            token_id = best[row]
-        else:
-            token_id = _choose_one(logits_RV[row], sequence, params)
-        choices.append(_with_logprobs(logits_RV[row], token_id, params.logprobs))
+    choices: list[list[Choice]] = []
+    row = 0
+    for chunk in chunks:
+        choices.append([])
+        for num_right, draft_id in enumerate((*chunk.draft_ids, None)):
+            drafts = chunk.draft_ids[:num_right]
+            at = row + num_right
+            choice = _choose_one(logits_RV[at], finite[at], best[at], chunk.sequence, drafts)
+            choices[-1].append(choice)
+            if choice.token_id != draft_id:
+                break
+        row += 1 + len(chunk.draft_ids)
     return choices
 
 
-def _choose_one(logits_V: Tensor, sequence: Sequence, params: SamplingParams) -> int:
+def _choose_one(
+    logits_V: Tensor, is_finite: bool, best: int, sequence: Sequence, drafts: tuple[int, ...]
+) -> Choice:
+    """The token behind those of the sequence and the `drafts` that were right."""
+    if not is_finite:
+        return Choice(None, error=_not_finite(logits_V, sequence.num_tokens + len(drafts)))
+    params = sequence.request.params
+    if params.is_greedy and not params.changes_logits:
+        token_id = best
+    else:
+        token_id = _sample(logits_V, sequence, drafts, params)
+    return _with_logprobs(logits_V, token_id, params.logprobs)
+
+
+def _sample(
+    logits_V: Tensor, sequence: Sequence, drafts: tuple[int, ...], params: SamplingParams
+) -> int:
     if params.changes_logits:
         logits_V = penalize(
             logits_V,
             sequence.request.prompt_ids,
-            sequence.output_ids,
+            [*sequence.output_ids, *drafts],
             repetition_penalty=params.repetition_penalty,
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
@@ -74,7 +98,7 @@ def _choose_one(logits_V: Tensor, sequence: Sequence, params: SamplingParams) ->
     logits_V = keep_top_k(logits_V, params.top_k)
     logits_V = keep_top_p(logits_V, params.top_p)
     logits_V = keep_min_p(logits_V, params.min_p)
-    return draw(logits_V, sequence.next_token_key())
+    return draw(logits_V, sequence.token_key(sequence.num_tokens + len(drafts)))
 
 
 def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int | None) -> Choice:
@@ -86,11 +110,11 @@ def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int | None) -> Choi
     return Choice(token_id, float(logprobs_V[token_id]), top)
 
 
-def _not_finite(logits_V: Tensor, sequence: Sequence) -> RequestError:
+def _not_finite(logits_V: Tensor, num_tokens: int) -> RequestError:
     return RequestError(
         "After {num_tokens} tokens {bad} of the model's {vocab_size} logits are not finite.",
         hint="The weights may be damaged, or need a wider dtype: try float32.",
         bad=int((~torch.isfinite(logits_V)).sum()),
         vocab_size=len(logits_V),
-        num_tokens=sequence.num_tokens,
+        num_tokens=num_tokens,
     )

@@ -63,19 +63,39 @@ class Scheduler:
             budget -= chunks[-1].num_tokens
         return chunks
 
+    def make_room(self, sequence: Sequence, num_drafts: int) -> int:
+        """How many of `num_drafts` tokens behind the present ones have a slot, once the sequence
+        got what blocks are free. Drafts preempt nobody, and `commit` takes back what they left.
+        """
+        size, table = self.config.block_size, sequence.block_table
+        num_missing = -(-(sequence.num_tokens + num_drafts) // size) - len(table)
+        for _ in range(min(num_missing, self.pool.num_free)):
+            table.append(self.pool.allocate(after=table[-1]))
+        return min(num_drafts, len(table) * size - sequence.num_tokens)
+
     def commit(self, chunks: Iterable[Chunk]) -> None:
-        """The chunks are computed: counters move on and full blocks become shareable."""
+        """The chunks are computed and their tokens accepted: counters move on, full blocks become
+        shareable, and sequences that ended free theirs.
+
+        The last token of a sequence is never computed, nor are drafts that turned out wrong: their
+        slots will be written again.
+        """
         size = self.config.block_size
         for chunk in chunks:
             sequence = chunk.sequence
             num_full = sequence.num_computed_tokens // size
-            sequence.num_computed_tokens += chunk.num_tokens
+            num_computed = sequence.num_computed_tokens + chunk.num_rows
+            sequence.num_computed_tokens = min(num_computed, sequence.num_tokens - 1)
             num_full_now = sequence.num_computed_tokens // size
             if self.config.enable_prefix_caching and num_full_now > num_full:
                 hashes = sequence.block_hashes(num_full_now, size)
                 for i in range(num_full, num_full_now):
                     self.pool.remember(sequence.block_table[i], hashes[i])
-            self.stats.num_computed_tokens += chunk.num_tokens
+            self.stats.num_computed_tokens += chunk.num_rows
+            if sequence.finish_reason is not None:
+                self.remove(sequence)
+            else:
+                self._take_back(sequence)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Gives a waiting sequence its blocks, shared ones first; False if there are too few."""
@@ -107,6 +127,12 @@ class Scheduler:
         for _ in range(num_missing):
             table.append(self.pool.allocate(after=table[-1] if table else -1))
         return True
+
+    def _take_back(self, sequence: Sequence) -> None:
+        """Frees the blocks behind the present tokens."""
+        num_blocks = self._num_blocks(sequence)
+        self.pool.free(sequence.block_table[num_blocks:])
+        del sequence.block_table[num_blocks:]
 
     def _num_blocks(self, sequence: Sequence) -> int:
         return -(-sequence.num_tokens // self.config.block_size)

@@ -10,10 +10,14 @@ class EngineStats:
     num_steps: int = 0
     num_preemptions: int = 0
     num_computed_tokens: int = 0
-    """Tokens that went through the model, recomputed ones included."""
+    """Tokens that went through the model, recomputed ones and drafts included."""
     num_cached_tokens: int = 0
     """Tokens that the prefix cache saved."""
     num_generated_tokens: int = 0
+    num_drafted_tokens: int = 0
+    """Tokens that speculation proposed."""
+    num_accepted_tokens: int = 0
+    """Those of them that were right."""
     num_running: int = 0
     num_waiting: int = 0
     num_free_blocks: int = 0

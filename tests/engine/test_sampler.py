@@ -7,7 +7,7 @@ import torch
 from tiny_engine import greedy_without_cache, run
 
 from bobot.engine import Engine, EngineConfig, SamplingParams
-from bobot.engine.request import Request
+from bobot.engine.request import Chunk, Request
 from bobot.engine.sampler import choose
 from bobot.layers.context import PackedAttention
 from bobot.models.llama import Llama
@@ -17,6 +17,12 @@ def generate(model: Llama, params: SamplingParams) -> list[int]:
     engine = Engine(model, EngineConfig(num_blocks=16))
     engine.add([1, 2, 3], params)
     return run(engine).tokens[0, 0]
+
+
+def choose_each(logits_RV: torch.Tensor, requests: list[Request]) -> list[int | None]:
+    """One token for each request, which has nothing drafted."""
+    chunks = [Chunk(request.sequences[0], 1) for request in requests]
+    return [choice.token_id for (choice,) in choose(logits_RV, chunks)]
 
 
 def test_logprobs_are_those_of_the_model_before_any_change(model: Llama) -> None:
@@ -64,27 +70,27 @@ def test_a_frequency_penalty_spreads_the_tokens(model: Llama) -> None:
 def test_greedy_ties_go_to_the_lowest_id() -> None:
     logits_RV = torch.tensor([[0.0, 2.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
     params = SamplingParams(temperature=0.0)
-    sequences = [Request(i, [0], params, seed=1, max_len=9).sequences[0] for i in range(2)]
-    assert [choice.token_id for choice in choose(logits_RV, sequences)] == [1, 0]
+    requests = [Request(i, [0], params, seed=1, max_len=9) for i in range(2)]
+    assert choose_each(logits_RV, requests) == [1, 0]
 
 
 def test_a_row_gets_the_same_token_wherever_it_stands_in_the_batch() -> None:
     torch.manual_seed(0)
     logits_RV = torch.randn(6, 50)
     params = SamplingParams(temperature=0.8, top_p=0.95, min_p=0.01)
-    sequences = [Request(i, [0], params, seed=i, max_len=9).sequences[0] for i in range(6)]
-    together = [choice.token_id for choice in choose(logits_RV, sequences)]
+    requests = [Request(i, [0], params, seed=i, max_len=9) for i in range(6)]
+    together = choose_each(logits_RV, requests)
     order = [4, 2, 0, 5, 1, 3]
-    shuffled = choose(logits_RV[order], [sequences[i] for i in order])
-    assert [choice.token_id for choice in shuffled] == [together[i] for i in order]
-    single = [choose(logits_RV[i : i + 1], [sequences[i]])[0].token_id for i in range(6)]
+    shuffled = choose_each(logits_RV[order], [requests[i] for i in order])
+    assert shuffled == [together[i] for i in order]
+    single = [choose_each(logits_RV[i : i + 1], [requests[i]])[0] for i in range(6)]
     assert single == together
 
 
 def test_the_key_of_a_token_comes_from_seed_index_and_position_only() -> None:
     def key(seed: int, index: int, num_tokens: int) -> int:
         request = Request(7, [3] * num_tokens, SamplingParams(n=3), seed=seed, max_len=99)
-        return request.sequences[index].next_token_key()
+        return request.sequences[index].token_key(num_tokens)
 
     cases = [(1, 0, 4), (1, 1, 4), (1, 0, 5), (2, 0, 4), (-1, 0, 4), (11, 0, 4), (1, 2, 4)]
     assert len({key(*case) for case in cases}) == len(cases)
