@@ -25,7 +25,7 @@ MAX_SEQUENCES = 4
 """With more of them a step has rows enough, and each draft takes time from the others."""
 MAX_ROWS = 16
 """Rows of those sequences in one step: up to 4 cost what one costs, 16 less than twice as much."""
-MAX_PAUSE = 64
+MAX_PAUSE = 15
 """Steps for which a sequence whose drafts always fail gets none."""
 
 
