@@ -151,7 +151,8 @@ def test_tokens_are_those_of_plain_decoding(
     if drafter == "always wrong":
         assert stats.num_drafted_tokens and not stats.num_accepted_tokens, stats
     elif drafter in ("always right", "same model"):
-        assert stats.num_accepted_tokens >= 0.6 * stats.num_drafted_tokens > 0, stats
+        assert stats.num_accepted_tokens > 0, stats
+        assert stats.num_accepted_tokens == stats.num_drafted_tokens or kind == "stopped", stats
         assert stats.num_steps < off.stats().num_steps
     elif drafter != "ngram":
         assert 0 < stats.num_accepted_tokens < stats.num_drafted_tokens, stats
