@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from tiny_engine import greedy_without_cache, run, tiny_llama
+from tiny_engine import greedy_without_cache, near_llama, run, tiny_llama
 
 from bobot.engine import Engine, EngineConfig, SamplingParams
 from bobot.engine.config import choose_num_blocks
 from bobot.engine.draft_model import DraftModel
 from bobot.engine.engine import _num_blocks
 from bobot.engine.kv_cache import bytes_per_token
-from bobot.engine.request import Chunk
+from bobot.engine.request import Chunk, Sequence
 from bobot.models.llama import Llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
@@ -30,7 +31,7 @@ class Watch:
         self.steps: list[int] = []
         plain_run = drafter.runner.run
 
-        def run(chunks: Sequence[Chunk]) -> Any:
+        def run(chunks: Rows[Chunk]) -> Any:
             self.steps.append(sum(chunk.num_rows for chunk in chunks))
             return plain_run(chunks)
 
@@ -128,3 +129,45 @@ def test_the_pool_counts_the_bytes_of_both_caches(model: Llama, monkeypatch) -> 
     dtype = next(model.parameters()).dtype
     _num_blocks([model, small], one, 128)
     assert seen == [sum(bytes_per_token(m.kv_specs(), dtype) for m in (model, small))]
+
+
+def test_drafts_are_those_of_the_draft_model_alone(model: Llama) -> None:
+    """Many of them are wrong, so that its cache must be corrected again and again."""
+    near = near_llama()
+    config = EngineConfig(max_num_batched_tokens=16, max_num_seqs=4, block_size=4, num_blocks=30)
+    engine = Engine(model, config, draft_model=near)
+    plain_draft = engine.speculation.drafter.draft  # type: ignore[union-attr]
+    num_compared = 0
+
+    def draft(limits: Mapping[Sequence, int]) -> dict[Sequence, tuple[int, ...]]:
+        nonlocal num_compared
+        drafts = plain_draft(limits)
+        for sequence, ids in drafts.items():
+            assert list(ids) == greedy_without_cache(near, sequence.token_ids, len(ids))
+            num_compared += len(ids)
+        for trust in engine.speculation._trust.values():
+            trust.pause = 0
+        return drafts  # type: ignore[return-value]
+
+    engine.speculation.drafter.draft = draft  # type: ignore[method-assign, union-attr]
+    for prompt in [[1, 2, 3], list(range(30)), [5] * 9, [*range(30), 7]]:
+        engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=60))
+    run(engine)
+    stats = engine.stats()
+    assert num_compared == stats.num_drafted_tokens > 100, stats
+    assert 30 < stats.num_accepted_tokens < stats.num_drafted_tokens - 30, stats
+    assert stats.num_preemptions, stats
+
+
+def test_a_block_that_was_partly_overwritten_is_not_known(model: Llama) -> None:
+    """The second request shares four blocks with the first and overwrites the fifth."""
+    config = EngineConfig(block_size=4, num_blocks=64, enable_prefix_caching=False)
+    engine = Engine(model, config, draft_model=model)
+    for prompt, max_tokens in ((list(range(40)), 9), ([*range(17), 60, 60], 3)):
+        engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=max_tokens))
+        run(engine)
+    watch = Watch(engine)
+    engine.add(list(range(40)), GREEDY)
+    run(engine)
+    assert watch.steps[0] == 41 - 16, "four blocks are known"
+    assert all_right(engine)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_engine import Answers, greedy_without_cache, run, tiny_llama
+from tiny_engine import Answers, greedy_without_cache, near_llama, run
 
 from bobot.engine import Engine, EngineConfig, SamplingParams, TokenOutput
 from bobot.engine.request import Sequence
@@ -105,12 +105,7 @@ def same_model(model: Llama, limits: dict[str, Any], plain: Texts) -> Engine:
 
 
 def near_model(model: Llama, limits: dict[str, Any], plain: Texts) -> Engine:
-    """A draft model that often agrees, and has another shape of cache."""
-    draft_model = tiny_llama()
-    torch.manual_seed(1)
-    for parameter in draft_model.parameters():
-        parameter.add_(torch.randn_like(parameter) * 0.02)
-    return Engine(model, EngineConfig(**limits), draft_model=draft_model)
+    return Engine(model, EngineConfig(**limits), draft_model=near_llama())
 
 
 def oracle(wrong: float) -> Callable[[Llama, dict[str, Any], Texts], Engine]:
@@ -198,6 +193,18 @@ def test_a_full_context_or_pool_leaves_no_room_for_drafts(model: Llama) -> None:
         assert len(answers.tokens[0, 0]) + 10 == expected
         assert answers.tokens[0, 0] == greedy_without_cache(model, [1] * 10, expected - 10)
         assert engine.stats().num_accepted_tokens > 0
+
+
+def test_drafts_hold_no_block_longer_than_their_step(model: Llama) -> None:
+    engine = Engine(model, EngineConfig(block_size=1, num_blocks=64))
+    engine.speculation.drafter = Same((1, 2, 3, 4, 5))
+    engine.add([1, 2, 3], SamplingParams(temperature=0.0, max_tokens=20))
+    while engine.has_unfinished():
+        engine.step()
+        for sequence in engine.scheduler.running:
+            assert len(sequence.block_table) <= sequence.num_tokens
+    assert engine.stats().num_drafted_tokens > 0
+    assert engine.stats().num_free_blocks == 64
 
 
 @pytest.mark.parametrize("drafter", ["often right", "always wrong", "near model"])

@@ -31,6 +31,14 @@ def tiny_llama(sliding_window: int | None = None, num_key_value_heads: int = 2) 
     return model
 
 
+def near_llama() -> Llama:
+    """A model that agrees with `tiny_llama()` about as often as not."""
+    model = tiny_llama()
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model
+
+
 def greedy_without_cache(model: Llama, prompt: list[int], num_tokens: int) -> list[int]:
     """The definition: the whole sequence through packed attention for each token."""
     ids = list(prompt)
