@@ -85,13 +85,16 @@ def load(
     dtype: str | torch.dtype | None = None,
     quantize: str | None = None,
     *,
+    draft: str | Path | None = None,
     engine_config: EngineConfig | None = None,
     progress: Progress | None = None,
 ) -> LocalModel:
     """The model of a folder, a file or a name (None: the embedded one), ready to answer.
 
     dtype None keeps the checkpoint's own. `quantize` (int8, int4 or mxfp4) rounds the matrices of
-    the layers that are not packed already; None loads weights as they are published.
+    the layers that are not packed already; None loads weights as they are published. `draft` names
+    a smaller model of the same family that guesses tokens for this one to check: the same answers,
+    sooner where it guesses well.
     Raises a BobotError that names what is wrong with the files.
     """
     change = None if quantize is None else rounding_at_load(grid_named(quantize))
@@ -102,6 +105,7 @@ def load(
             allowed="cpu" + ", cuda" * torch.cuda.is_available(),
         )
     location = resolve(path)
+    draft_location = None if draft is None else resolve(draft)
     tokenizer = _tokenizer_of(location)
     model, report = load_model(location, device, dtype, progress, change)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -112,7 +116,11 @@ def load(
             found=tokenizer.vocab_size,
             allowed=model.config.vocab_size,
         )
-    return LocalModel(location, model, tokenizer, report, device, engine_config or EngineConfig())
+    draft_model = None
+    if draft_location is not None:
+        draft_model, _ = load_model(draft_location, device, dtype, progress)
+    config = engine_config or EngineConfig()
+    return LocalModel(location, model, tokenizer, report, device, config, draft_model)
 
 
 def _device_exists(device: str) -> bool:
@@ -138,6 +146,7 @@ class LocalModel:
         report: LoadReport,
         device: str,
         engine_config: EngineConfig,
+        draft_model: Any = None,
     ) -> None:
         self.path = path
         self.name = path.stem if path.is_file() else path.resolve().name
@@ -149,7 +158,7 @@ class LocalModel:
         self.dtype = report.dtype
         self.num_parameters = report.num_parameters
         self.eos_ids = _eos_ids(report.generation_config, tokenizer)
-        self.engine = Engine(model, engine_config, self.eos_ids)
+        self.engine = Engine(model, engine_config, self.eos_ids, draft_model)
         self.max_model_len = self.engine.max_model_len
         self.last_stats: GenerationStats | None = None
         self._outputs: dict[int, deque[TokenOutput]] = {}

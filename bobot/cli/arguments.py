@@ -85,6 +85,16 @@ def _wrong_type(prog: str, option: str, kind: str, value: str) -> UsageError:
     return UsageError("{option} takes a number, not {value}.", option=option, value=value)
 
 
+def _excluded(prog: str, option: str, other: str) -> UsageError:
+    return UsageError(
+        "{option} and {other} exclude each other.",
+        hint="See {prog} --help.",
+        option=option,
+        other=other,
+        prog=prog,
+    )
+
+
 def _wrong_choice(prog: str, option: str, value: str, allowed: str) -> UsageError:
     allowed = allowed.replace("'", "")
     return UsageError(
@@ -97,6 +107,7 @@ _COMPLAINTS: tuple[tuple[str, Callable[..., UsageError]], ...] = (
     (r"argument (.+): expected .*argument.*", _missing_value),
     (r"the following arguments are required: (.+)", _missing_argument),
     (r"argument (.+): invalid (int|float) value: (.+)", _wrong_type),
+    (r"argument (.+): not allowed with argument (.+)", _excluded),
     (r"argument (.+): invalid choice: (.+) \(choose from (.+)\)", _wrong_choice),
 )
 
@@ -144,6 +155,22 @@ def add_reasoning_effort(parser: argparse.ArgumentParser) -> None:
         choices=("low", "medium", "high"),
         metavar="LEVEL",
         help=tr("how long the model thinks: low, medium or high"),
+    )
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """Who guesses tokens ahead of the model; the answers are the same."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--draft",
+        metavar="MODEL",
+        help=tr("a smaller model of the same family that guesses ahead: the same answer, sooner"),
+    )
+    group.add_argument(
+        "--speculation",
+        choices=("ngram", "off"),
+        metavar="HOW",
+        help=tr("guess ahead from repetitions in the text: ngram (default) or off"),
     )
 
 

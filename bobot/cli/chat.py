@@ -5,10 +5,17 @@ chat_loop.py.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 
-from bobot.cli.arguments import add_model, add_reasoning_effort, add_sampling, sampling_of
+from bobot.cli.arguments import (
+    add_model,
+    add_reasoning_effort,
+    add_sampling,
+    add_speculation,
+    sampling_of,
+)
 from bobot.cli.loading import importing, load_model
 from bobot.cli.screen import PlainScreen
 from bobot.messages import tr
@@ -32,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help=tr("the system prompt"))
     add_sampling(parser)
     add_reasoning_effort(parser)
+    add_speculation(parser)
     parser.add_argument(
         "--private", action="store_true", help=tr("keep nothing: no history, no saved conversation")
     )
@@ -49,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
     session.own_system = args.system
     for name, value in sampling_of(args).items():
         session.set(name, str(value))
-    model = load_model(args.model)
+    load = functools.partial(load_model, speculation=args.speculation)
+    model = load(args.model, draft=args.draft)
     if args.reasoning_effort is not None:
         session.set_reasoning_effort(args.reasoning_effort, model)
     is_full = _is_full_terminal()
     keeps = not args.private and (is_full or (sys.stdin is not None and sys.stdin.isatty()))
-    chat = Chat(model, session, Archive(user_paths().chats) if keeps else None, load_model)
+    chat = Chat(model, session, Archive(user_paths().chats) if keeps else None, load)
     if is_full:
         from bobot.cli.terminal import Terminal
 

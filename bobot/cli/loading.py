@@ -13,12 +13,23 @@ from typing import Any
 from bobot.messages import tr
 
 
-def load_model(name: str | None) -> Any:
-    """The LocalModel called `name`; importing torch is part of the wait."""
+def load_model(
+    name: str | None, *, draft: str | None = None, speculation: str | None = None
+) -> Any:
+    """The LocalModel called `name`; importing torch is part of the wait. `draft` and `speculation`:
+    see `add_speculation`.
+    """
     with importing(), waiting(tr("loading the model ...")):
         import bobot
 
-        return bobot.load(name)
+        options: dict[str, Any] = {}
+        if draft is not None:
+            options["draft"] = draft
+        if speculation is not None:
+            from bobot.engine import EngineConfig
+
+            options["engine_config"] = EngineConfig(speculation=speculation)  # type: ignore[arg-type]
+        return bobot.load(name, **options)
 
 
 def check_sampling(sampling: dict[str, Any]) -> None:

@@ -8,7 +8,12 @@ import sys
 from collections.abc import Generator
 from typing import Any
 
-from bobot.cli.arguments import add_reasoning_effort, add_sampling, sampling_of
+from bobot.cli.arguments import (
+    add_reasoning_effort,
+    add_sampling,
+    add_speculation,
+    sampling_of,
+)
 from bobot.cli.loading import check_sampling, load_model
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
@@ -40,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help=tr("the system prompt"))
     add_sampling(parser)
     add_reasoning_effort(parser)
+    add_speculation(parser)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
     )
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     name, prompt = _model_and_prompt(args.model, args.words)
     sampling = _sampling(args)
-    model = load_model(name)
+    model = load_model(name, draft=args.draft, speculation=args.speculation)
     with Stopping() as stopping:
         seen = []
         for delta in stopping.until_stopped(_deltas(model, prompt, args, sampling)):

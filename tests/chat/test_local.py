@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import bobot
-from bobot.errors import RequestError, TemplateError, TokenizerError
+from bobot.errors import (
+    ConfigError,
+    NotFoundError,
+    RequestError,
+    TemplateError,
+    TokenizerError,
+)
 from bobot.models.llama import Llama
 from bobot.models.llama_dialects import config_from_hf
 
@@ -152,3 +158,21 @@ def test_a_model_without_a_template_says_so(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(TemplateError, match="chat template"):
         model.chat([{"role": "user", "content": "halo"}])
     assert len(list(model.generate("x", max_tokens=2, temperature=0))) == 2
+
+
+def test_a_draft_model_changes_no_answer(folder: Path, model: Any) -> None:
+    fast = bobot.load(folder, draft=folder)
+    settings: list[dict[str, Any]] = [{"temperature": 0.0}, {"temperature": 0.9, "seed": 3}]
+    for sampling in settings:
+        answers = [list(m.generate("ab", max_tokens=30, **sampling)) for m in (fast, model)]
+        assert [piece.ids for piece in answers[0]] == [piece.ids for piece in answers[1]]
+        assert "".join(answers[0]) == "".join(answers[1])
+    stats = fast.engine.stats()
+    assert stats.num_accepted_tokens == stats.num_drafted_tokens > 0, stats
+
+
+def test_a_draft_model_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="vocabulary has 8192 tokens, the model's 258"):
+        bobot.load(folder, draft="bobot")
+    with pytest.raises(NotFoundError):
+        bobot.load(folder, draft=tmp_path / "nothing")

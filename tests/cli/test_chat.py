@@ -90,6 +90,21 @@ def test_no_command_at_all_is_a_chat_with_the_default_model(
     assert names == [None]
 
 
+def test_another_model_keeps_the_way_of_guessing_and_takes_no_draft(
+    run_bobot: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str | None, list[str]]] = []
+    monkeypatch.setattr(
+        "bobot.load",
+        lambda name, **options: seen.append((name, sorted(options))) or FakeModel(),
+        raising=False,
+    )
+    run_bobot("chat", "one", "--speculation", "off", stdin=b"/model two\n")
+    run_bobot("chat", "one", "--draft", "small", stdin=b"/model two\n")
+    config = ["engine_config"]
+    assert seen == [("one", config), ("two", config), ("one", ["draft"]), ("two", [])]
+
+
 def test_three_quotes_hold_lines_together(run_bobot: Run, model: FakeModel) -> None:
     assert run_bobot("chat", stdin=b'"""a\nb"""\n"""\nc\n')[0] == 0
     asked = [call["messages"][-1]["content"] for call in model.calls]

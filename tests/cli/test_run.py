@@ -204,3 +204,32 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers(
     assert (status, out) == (1, "")
     assert "512" in err
     assert err.count("\n") == 1
+
+
+def test_who_guesses_ahead_reaches_the_load(
+    run_bobot: Run, monkeypatch: pytest.MonkeyPatch, model: FakeModel
+) -> None:
+    loaded = []
+    monkeypatch.setattr(
+        "bobot.load", lambda name, **options: loaded.append((name, options)) or model
+    )
+    run_bobot("run", "halo")
+    run_bobot("run", "-m", "large", "--draft", "small", "halo")
+    run_bobot("run", "-m", "large", "--speculation", "off", "halo")
+    assert loaded[:2] == [(None, {}), ("large", {"draft": "small"})]
+    assert loaded[2][1]["engine_config"].speculation == "off"
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--draft", "x", "--speculation", "off"], "--speculation and --draft exclude each other"),
+        (["--speculation", "always"], "--speculation is 'always'; allowed: ngram, off"),
+    ],
+)
+def test_a_wrong_way_of_guessing_is_wrong_usage(
+    run_bobot: Run, model: FakeModel, words: list[str], part: str
+) -> None:
+    status, _, err = run_bobot("run", "halo", *words)
+    assert (status, model.calls) == (2, [])
+    assert part in err
