@@ -55,7 +55,7 @@ class NgramIndex:
         end = len(ids) - 1
         candidate = self._earlier[end]
         for _ in range(MAX_CANDIDATES):
-            if not candidate:
+            if not candidate or best_length == MAX_MATCH:
                 break
             length = MIN_MATCH
             while length < min(MAX_MATCH, candidate + 1) and (

@@ -117,7 +117,7 @@ class Speculation:
         for sequence in self._trust.keys() - {chunk.sequence for chunk in chunks}:
             del self._trust[sequence]
             self.drafter.forget(sequence)
-        if len(chunks) > MAX_SEQUENCES:
+        if not 0 < len(chunks) <= MAX_SEQUENCES:
             return chunks
         drafts = self.drafter.draft(self._limits(chunks))
         return [replace(chunk, draft_ids=drafts.get(chunk.sequence, ())) for chunk in chunks]
@@ -136,9 +136,9 @@ class Speculation:
     def _limits(self, chunks: list[Chunk]) -> dict[Sequence, int]:
         """Drafts that each decoding sequence may get: by trust, limits of length, and room."""
         budget = self.config.max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
+        most = min(self.config.num_speculative_tokens, MAX_ROWS // len(chunks) - 1)
         limits = {}
         for sequence in (chunk.sequence for chunk in chunks):
-            most = min(self.config.num_speculative_tokens, MAX_ROWS // len(chunks) - 1)
             if sequence.num_new_tokens > 1:
                 continue
             before_last = sequence.request.max_len - sequence.num_tokens - 1
