@@ -69,7 +69,10 @@ def engine_figures(path: Path, plan: Plan) -> Iterator[Figure]:
         model, _ = load_model(path)
         seqs = max(plan.rows)
         engine = Engine(
-            model, EngineConfig(max_num_seqs=seqs, max_num_batched_tokens=max(512, seqs))
+            model,
+            EngineConfig(
+                max_num_seqs=seqs, max_num_batched_tokens=max(512, seqs), speculation="off"
+            ),
         )
     num_prompt = plan.num_prompt or min(PROMPT, engine.max_model_len // 2)
     plan = replace(plan, num_prompt=num_prompt)

@@ -13,7 +13,7 @@ class Clocked(Engine):
     """Each step takes 1 s and 1/8 s for every token; records how many it computed."""
 
     def __init__(self, **config: int) -> None:
-        super().__init__(tiny_llama(), EngineConfig(**config), eos_ids={0, 1, 2})
+        super().__init__(tiny_llama(), EngineConfig(speculation="off", **config), eos_ids={0, 1, 2})
         self.now_s = 0.0
         self.computed: list[int] = []
 
