@@ -11,7 +11,7 @@ from torch import Tensor
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionSpec
-from bobot.ops.attention import attention
+from bobot.ops.span_attention import Span, SpanAttention
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
         ids += chunk.draft_ids
         positions += range(first, end)
         slots += [table[p // size] * size + p % size for p in range(first, end)]
-        spans.append(Span(rows, first, _slots(table, end, cache)))
+        starts = [block * size for block in table[: -(-end // size)]]
+        spans.append(Span(rows, first, starts, size, cache.device))
         if chunk.num_tokens == sequence.num_new_tokens:
             deciding_rows += range(rows.start + chunk.num_tokens - 1, rows.stop)
             caught_up.append(chunk)
@@ -62,54 +63,14 @@ def build_batch(chunks: Rows[Chunk], cache: KVCache) -> Batch:
     return Batch(ids_T, positions_T, attn, rows_R, caught_up)
 
 
-def _slots(table: list[int], num_tokens: int, cache: KVCache) -> slice | Tensor:
-    """The slots of positions 0..num_tokens-1: a slice if they lie in one run, else a tensor."""
-    size = cache.block_size
-    if table == list(range(table[0], table[0] + len(table))):
-        return slice(table[0] * size, table[0] * size + num_tokens)
-    starts_B1 = torch.tensor(table, device=cache.device)[:, None] * size
-    return (starts_B1 + torch.arange(size, device=cache.device)).flatten()[:num_tokens]
-
-
-@dataclass(frozen=True)
-class Span:
-    """One sequence in this step."""
-
-    rows: slice
-    """Its tokens in the packed axis."""
-    first_position: int
-    """Position of the first of them."""
-    slots: slice | Tensor
-    """Where all its keys lie, in order of position, those of this step included."""
-
-    @property
-    def num_keys(self) -> int:
-        return self.first_position + self.rows.stop - self.rows.start
-
-    def within(self, window: int) -> Span:
-        """The same span without the keys that no query of this step can see."""
-        hidden = self.first_position + 1 - window
-        if hidden <= 0:
-            return self
-        if isinstance(self.slots, slice):
-            slots = slice(self.slots.start + hidden, self.slots.stop)
-        else:
-            slots = self.slots[hidden:]
-        return Span(self.rows, self.first_position - hidden, slots)
-
-
 class PagedAttention:
-    """The serving form of `layers.context.AttentionContext`: through the paged cache.
-
-    This is the torch reference: one attention call per sequence. A sequence whose blocks lie in
-    one run is read in place; otherwise its keys and values are gathered, one copy per layer.
-    """
+    """The serving form of `layers.context.AttentionContext`: through the paged cache."""
 
     def __init__(self, cache: KVCache, spans: list[Span], slots_T: Tensor) -> None:
         self.cache = cache
         self.slots_T = slots_T
         self.spans = spans
-        self._spans_of_window: dict[int | None, list[Span]] = {None: spans}
+        self._attention = SpanAttention(spans)
 
     def attend(
         self,
@@ -125,26 +86,11 @@ class PagedAttention:
         self.cache.write(layer, spec, self.slots_T, k_TKH, v_TKH)
         if hidden_T is not None:
             self.cache.hidden_P.index_copy_(0, self.slots_T, hidden_T)
-        outputs = []
-        for span in self._spans(spec.sliding_window):
-            keys, values = self.cache.read(layer, span.slots)
-            q = q_TNH[span.rows]
-            outputs.append(
-                attention(
-                    q,
-                    keys,
-                    values,
-                    spec,
-                    first_query=span.first_position,
-                    sinks_N=sinks_N,
-                    hidden_S=None if hidden_T is None else self.cache.hidden_P[span.slots],
-                )
-            )
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _spans(self, window: int | None) -> list[Span]:
-        if window not in self._spans_of_window:
-            assert window is not None
-            whole = self._spans_of_window[None]
-            self._spans_of_window[window] = [span.within(window) for span in whole]
-        return self._spans_of_window[window]
+        return self._attention(
+            q_TNH,
+            self.cache.keys[layer],
+            self.cache.values[layer],
+            spec,
+            sinks_N,
+            None if hidden_T is None else self.cache.hidden_P,
+        )

@@ -56,13 +56,6 @@ class KVCache:
         if not spec.v_is_k_prefix:
             self.values[layer].index_copy_(0, slots_T, v_TKH)
 
-    def read(self, layer: int, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of `slots` in order: a view for a slice, a copy for a tensor."""
-        k_PKH, v_PKH = self.keys[layer], self.values[layer]
-        if isinstance(slots, slice):
-            return k_PKH[slots], v_PKH[slots]
-        return k_PKH.index_select(0, slots), v_PKH.index_select(0, slots)
-
 
 def bytes_per_token(specs: Sequence[AttentionSpec], dtype: torch.dtype) -> int:
     """Cache bytes that one token takes over all layers."""

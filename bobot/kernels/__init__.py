@@ -261,6 +261,48 @@ def decoder(
     )
 
 
+def attention_plan(
+    spans_S4: Array,
+    block_starts_B: Array,
+    block_size: int,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    v_head_dim: int,
+    window: int,
+    num_threads: int,
+) -> Any:
+    """How threads share the causal attention of S spans, for layers of one shape.
+
+    spans_S4 (int64): a span's first row of q, number of queries, the position of the first of them
+    in its sequence, and its first entry of `block_starts_B` (int64). Position p of the sequence
+    lies in slot block_starts[first entry + p // block_size] + p % block_size. window: how many keys
+    a query sees at most, itself included; 0 means all. The object has
+
+        run(q, keys, values, out, scale, softcap, sinks, hidden, isa)
+            q (T, num_heads, head_dim), keys (slots, num_kv_heads, head_dim), values (slots,
+            num_kv_heads, v_head_dim) and out (T, num_heads, v_head_dim), each float32, bfloat16 or
+            float16; keys and values alike. Rows and heads may have any strides: values may be a
+            part of keys. softcap: 0 for none; sinks: float32 (num_heads) or None; hidden: bool
+            (slots) or None. Sums are in float32, rows of `out` of no span stay as they are
+
+    It keeps the arrays alive and reads them anew in each run; one run at a time. Raises ValueError
+    for shapes that do not fit and slots outside the cache, TypeError for another dtype.
+    """
+    return _extension().AttentionPlan(
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        v_head_dim,
+        window,
+        spans_S4,
+        block_starts_B,
+        block_size,
+        num_threads,
+    )
+
+
 def _extension() -> Any:
     if _native is None:
         raise NotFoundError(

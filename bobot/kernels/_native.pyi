@@ -1,5 +1,31 @@
 from typing import Any
 
+class AttentionPlan:
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        v_head_dim: int,
+        window: int,
+        spans: Any,
+        block_starts: Any,
+        block_size: int,
+        num_threads: int,
+    ) -> None: ...
+    def run(
+        self,
+        q: Any,
+        keys: Any,
+        values: Any,
+        out: Any,
+        scale: float,
+        softcap: float,
+        sinks: Any,
+        hidden: Any,
+        isa: str,
+    ) -> None: ...
+
 class Decoder:
     def __init__(
         self,

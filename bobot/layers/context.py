@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bobot.ops.attention import AttentionSpec, attention
+from bobot.ops.attention import AttentionSpec
+from bobot.ops.span_attention import Span, SpanAttention
 
 __all__ = ["AttentionContext", "AttentionSpec", "PackedAttention"]
 
@@ -50,6 +51,7 @@ class PackedAttention:
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise ValueError(f"starts must begin with 0 and rise, got {list(starts)[:8]}")
         self.starts = tuple(starts)
+        self._made: tuple[tuple[int, torch.device], SpanAttention] | None = None
 
     def attend(
         self,
@@ -62,17 +64,13 @@ class PackedAttention:
         hidden_T: Tensor | None = None,
     ) -> Tensor:
         del layer
-        bounds = (*self.starts, q_TNH.shape[0])
-        outputs = [
-            attention(
-                q_TNH[a:b],
-                k_TKH[a:b],
-                v_TKH[a:b],
-                spec,
-                first_query=0,
-                sinks_N=sinks_N,
-                hidden_S=None if hidden_T is None else hidden_T[a:b],
-            )
-            for a, b in pairwise(bounds)
-        ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self._attention(q_TNH)(q_TNH, k_TKH, v_TKH, spec, sinks_N, hidden_T)
+
+    def _attention(self, q_TNH: Tensor) -> SpanAttention:
+        """Each sequence is one block of the packed axis. Made once for all layers."""
+        key = (q_TNH.shape[0], q_TNH.device)
+        if self._made is None or self._made[0] != key:
+            bounds = pairwise((*self.starts, key[0]))
+            spans = [Span(slice(a, b), 0, [a], key[0], key[1]) for a, b in bounds]
+            self._made = (key, SpanAttention(spans))
+        return self._made[1]

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bobot.ops.attention import AttentionSpec, attention
+from bobot.ops.attention import AttentionSpec
 from bobot.ops.linear import linear
+from bobot.ops.span_attention import Span, SpanAttention
 from bobot.quant.tiles import tile_layout, weight_from_tiles
 from bobot.quant.weight import QuantWeight, Weight
 
@@ -143,11 +144,12 @@ class Speeds:
             caches.append((keys, values))
         queries = torch.ones(num_queries, spec.num_heads, spec.head_dim, dtype=dtype)
         sinks = torch.zeros(spec.num_heads) if has_sinks else None
+        first = num_keys - num_queries
+        attend = SpanAttention([Span(slice(0, num_queries), first, [0], num_keys, queries.device)])
 
         def layers() -> None:
             for keys, values in caches:
-                first = num_keys - num_queries
-                attention(queries, keys, values, spec, first_query=first, sinks_N=sinks)
+                attend(queries, keys, values, spec, sinks)
 
         return _time(layers) / count
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bind_attention.h"
 #include "decoder.h"
 #include "weight.h"
 
@@ -253,4 +254,5 @@ NB_MODULE(_native, m) {
              "lengths"_a.noconvert());
     m.def("linear_columns", &bobot::linear_columns, "x"_a.noconvert(), "values"_a.noconvert(),
           "scales"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a, "isa"_a);
+    bobot::bind_attention(m);
 }

@@ -55,12 +55,13 @@ static CpuFeatures detect() {
                             __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-    return {avx2, avx512vnni, avx512vnni && has_amx()};
+    const bool avx512bf16 = avx512vnni && __builtin_cpu_supports("avx512bf16");
+    return {avx2, avx512vnni, avx512bf16, avx512vnni && has_amx()};
 }
 
 #else
 
-static CpuFeatures detect() { return {false, false, false}; }
+static CpuFeatures detect() { return {false, false, false, false}; }
 
 #endif
 

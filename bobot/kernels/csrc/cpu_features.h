@@ -7,6 +7,7 @@ namespace bobot {
 struct CpuFeatures {
     bool avx2;        // AVX2, FMA and F16C together
     bool avx512vnni;  // AVX-512 F, BW, DQ, VL and VNNI, with all of the above
+    bool avx512bf16;  // AVX512-BF16, with all of the above
     bool amx;         // AMX tiles, bfloat16 and int8, permitted to this process; with all of the above
 };
 

@@ -34,6 +34,8 @@ struct Format {
 struct Activations;
 struct DecoderPlan;
 struct DecoderStep;
+struct AttentionPlan;
+struct AttentionInput;
 struct Tiles;
 
 // Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
@@ -62,6 +64,10 @@ struct Kernels {
                            float* out, std::size_t out_stride);
     // The 16 rows of a panel as floats, num_columns each.
     void (*unpack_tiles)(const Tiles& w, std::size_t panel, float* out);
+
+    // attention.h; called by every thread of a parallel region.
+    void (*attend_rows)(const AttentionPlan& plan, const AttentionInput& input, int thread,
+                        int num_threads);
 };
 
 extern const Kernels kPortable;

@@ -19,6 +19,24 @@ struct Avx2 {
         return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
     }
     static float from_half(std::uint16_t bits) { return _cvtsh_ss(bits); }
+    static constexpr bool has_dot_pairs = false;
+    static Vector load_bfloat16(const std::uint16_t* from) {
+        const __m128i top = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(top), 16));
+    }
+    static Vector load_half(const std::uint16_t* from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    static void store_half(std::uint16_t* to, Vector a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                         _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static Vector low(Vector a, Vector b) {
+        return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+    }
+    static Vector high(Vector a, Vector b) {
+        return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+    }
     template <bool kHasMinimum, std::size_t kCount>
     static void widen(const std::int8_t* q, float scale, float minimum, float* out) {
         const Vector scales = _mm256_set1_ps(scale), minima = _mm256_set1_ps(minimum);

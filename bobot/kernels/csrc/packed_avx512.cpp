@@ -16,6 +16,33 @@ struct Avx512 {
     static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
     static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
     static float from_half(std::uint16_t bits) { return _cvtsh_ss(bits); }
+    // VDPBF16PS, without AVX512-BF16 among the flags of the whole file: run only behind its check.
+    static constexpr bool has_dot_pairs = true;
+    static Vector dot_pairs(Vector a, Vector b, Vector c) {
+        __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+        return c;
+    }
+    static Vector load_bfloat16(const std::uint16_t* from) {
+        const __m256i top = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(top), 16));
+    }
+    static Vector load_half(const std::uint16_t* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static void store_half(std::uint16_t* to, Vector a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static Vector low(Vector a, Vector b) {
+        const __m512i lanes =
+            _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        return _mm512_permutex2var_ps(a, lanes, b);
+    }
+    static Vector high(Vector a, Vector b) {
+        const __m512i lanes =
+            _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        return _mm512_permutex2var_ps(a, lanes, b);
+    }
     template <bool kHasMinimum, std::size_t kCount>
     static void widen(const std::int8_t* q, float scale, float minimum, float* out) {
         const Vector scales = _mm512_set1_ps(scale), minima = _mm512_set1_ps(minimum);

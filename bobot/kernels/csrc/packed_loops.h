@@ -3,6 +3,11 @@
 //     Vector, width        a register of `width` floats
 //     zero, load, fma, sum fma(a, b, c) = a * b + c; sum of the lanes
 //     from_half            float16 bits to float
+//     load_bfloat16, load_half, store_half
+//                          a register of numbers of 16 bits in memory, rounded to the nearest even
+//     has_dot_pairs, dot_pairs(a, b, c)
+//                          c + the products of the two bfloat16 numbers in each lane
+//     low, high(a, b)      a and b lane by lane in turn: their first halves, their second halves
 //     look_up<n>(t, q)     q[i] = t[q[i]] for n (a multiple of 16) numbers from 0 to 15
 //     widen<has_minimum, n>(q, scale, minimum, out)
 //                          out[i] = scale * q[i] - minimum for n signed bytes, or only scale * q[i]
@@ -12,6 +17,7 @@
 // merge code of two instruction sets.
 #pragma once
 
+#include "attention_loops.h"
 #include "decoder_loops.h"
 #include "packed.h"
 #include "packed_formats.h"
@@ -254,7 +260,8 @@ constexpr Kernels kernels() {
     return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
             add_columns<Simd>,    decode<Simd>,
             Simd::kMaxRows,       fill_activations,
-            multiply_tiles<Simd>, unpack_tiles<Simd>};
+            multiply_tiles<Simd>, unpack_tiles<Simd>,
+            attend_rows<Simd>};
 }
 
 }  // namespace

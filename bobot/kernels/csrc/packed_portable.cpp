@@ -30,6 +30,38 @@ struct Portable {
         return float_of(result | (bits & 0x8000u) << 16);
     }
 
+    static constexpr bool has_dot_pairs = false;
+    static Vector load_bfloat16(const std::uint16_t* from) {
+        const std::uint32_t bits[] = {std::uint32_t{from[0]} << 16, std::uint32_t{from[1]} << 16,
+                                      std::uint32_t{from[2]} << 16, std::uint32_t{from[3]} << 16};
+        Vector a;
+        std::memcpy(&a, bits, sizeof a);
+        return a;
+    }
+    static Vector load_half(const std::uint16_t* from) {
+        return Vector{from_half(from[0]), from_half(from[1]), from_half(from[2]),
+                      from_half(from[3])};
+    }
+    static void store_half(std::uint16_t* to, Vector a) {
+        for (std::size_t i = 0; i < width; ++i) to[i] = to_half(a[i]);
+    }
+    static Vector low(Vector a, Vector b) { return Vector{a[0], b[0], a[1], b[1]}; }
+    static Vector high(Vector a, Vector b) { return Vector{a[2], b[2], a[3], b[3]}; }
+
+    // To the nearest, to even in the middle. Adding a number whose last bit has the value of the
+    // half's last bit makes the processor round there: in small halves that is always 2**-24.
+    static std::uint16_t to_half(float value) {
+        const std::uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffff;
+        const std::uint32_t sign = bits >> 16 & 0x8000;
+        if (magnitude > 0x7f800000) return static_cast<std::uint16_t>(sign | 0x7e00);
+        if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);
+        if (magnitude < 0x38800000) {
+            const float rounded = float_of(magnitude) + 0.5f;
+            return static_cast<std::uint16_t>(sign | (bits_of(rounded) - 0x3f000000));
+        }
+        const std::uint32_t odd = magnitude >> 13 & 1;
+        return static_cast<std::uint16_t>(sign | (magnitude - 0x38000000 + 0xfff + odd) >> 13);
+    }
     template <bool kHasMinimum, std::size_t kCount>
     static void widen(const std::int8_t* __restrict q, float scale, float minimum,
                       float* __restrict out) {

@@ -1,0 +1,65 @@
+// Attention with running sums (arXiv:2205.14135) over a `Simd` type (packed_loops.h): scores exist
+// for one tile of keys at a time, everything is summed in float32. Two ways, chosen in
+// attention_plan.cpp: keys and values widened and packed for many rows (attention_tiles.h), or read
+// in place for few rows (attention_streams.h).
+#pragma once
+
+#include "attention_streams.h"
+#include "attention_tiles.h"
+
+namespace bobot {
+namespace {
+
+template <class Simd, Number kNumber, bool kPairs = false>
+void add_up(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task,
+            float* scratch) {
+    (task.is_streamed ? attend_streams<Simd, kNumber, kPairs>
+                      : attend_tiles<Simd, kNumber, kPairs>)(plan, in, task, scratch);
+}
+
+template <class Simd>
+void run_task(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task,
+              float* scratch) {
+    AttentionTask own = task;
+    if (!own.partial) {
+        own.partial = scratch;
+        scratch += sums_size(task.num_rows * task.num_heads, plan.shape.v_head_dim);
+    }
+    auto run = in.keys.number == Number::float32    ? add_up<Simd, Number::float32>
+               : in.keys.number == Number::bfloat16 ? add_up<Simd, Number::bfloat16>
+                                                    : add_up<Simd, Number::float16>;
+    if constexpr (Simd::has_dot_pairs)
+        if (has_pairs<Simd>(plan, in)) run = add_up<Simd, Number::bfloat16, true>;
+    run(plan, in, own, scratch);
+    if (task.partial) return;
+    for (std::size_t i = 0; i < task.num_rows * task.num_heads; ++i)
+        write_row<Simd>(plan, in, &own, 1, i);
+}
+
+// All of a step's attention for one layer. Called by every thread of a parallel region, which
+// meets a barrier before it calls again and before it reads what others have written.
+template <class Simd>
+void attend_rows(const AttentionPlan& plan, const AttentionInput& in, int thread,
+                 int num_threads) {
+    float* scratch = plan.scratch + plan.scratch_per_thread * thread;
+    for (;;) {
+        std::size_t task;
+#pragma omp atomic capture
+        task = (*plan.next_task)++;
+        if (task >= plan.num_tasks) break;
+        run_task<Simd>(plan, in, plan.tasks[task], scratch);
+    }
+#pragma omp barrier
+    if (thread == 0) *plan.next_task = 0;
+    for (std::size_t m = 0; m < plan.num_merges; ++m) {
+        const AttentionMerge& merge = plan.merges[m];
+        const AttentionTask* parts = plan.tasks + merge.first_task;
+        const std::size_t num_rows = parts->num_rows * parts->num_heads;
+        const std::size_t end = num_rows * (thread + 1) / num_threads;
+        for (std::size_t i = num_rows * thread / num_threads; i < end; ++i)
+            write_row<Simd>(plan, in, parts, merge.num_tasks, i);
+    }
+}
+
+}  // namespace
+}  // namespace bobot

@@ -1,0 +1,407 @@
+"""The attention kernel against the definition in double precision, with every instruction set.
+
+Keys lie in scattered blocks of a cache that is NaN everywhere else, so that reading a slot that is
+no key's, or a key that nobody may see, shows.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bobot import kernels
+from bobot.ops.attention import AttentionSpec, attention_reference
+from bobot.ops.span_attention import Span, SpanAttention
+
+pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
+
+ISAS = [name for name, usable in kernels.features().items() if usable] if kernels.available else []
+EACH_ISA = pytest.mark.parametrize("isa", ISAS)
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+"""Half the distance of neighbouring numbers, relative to their size."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sequences of (first position, number of queries) side by side."""
+
+    spec: AttentionSpec
+    spans: tuple[tuple[int, int], ...] = ((0, 1),)
+    block_size: int = 16
+    q_dtype: torch.dtype = torch.float32
+    kv_dtype: torch.dtype = torch.float32
+    has_sinks: bool = False
+    has_hidden: bool = False
+    num_threads: int = 2
+    size: float = 1.0
+    """Of queries and keys: large ones give one key all the weight."""
+
+
+def shape(heads: int, kv_heads: int, head_dim: int, v_head_dim: int, **rules: Any) -> AttentionSpec:
+    return AttentionSpec(
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        scale=head_dim**-0.5,
+        **rules,
+    )
+
+
+def error(case: Case, isa: str, seed: int = 0) -> float:
+    """Largest difference from the definition, beyond the rounding of the output itself."""
+    generator = torch.manual_seed(seed)
+    spec = case.spec
+    lengths = [first + count for first, count in case.spans]
+    num_blocks = [-(-length // case.block_size) for length in lengths]
+    order = torch.randperm(sum(num_blocks) + 2, generator=generator) * case.block_size
+    num_slots = len(order) * case.block_size
+    keys = torch.full((num_slots, spec.num_kv_heads, spec.head_dim), torch.nan)
+    values = torch.full((num_slots, spec.num_kv_heads, spec.v_head_dim), torch.nan)
+    hidden = torch.ones(num_slots, dtype=torch.bool)
+    slots = []
+    for number, length in enumerate(lengths):
+        first = sum(num_blocks[:number])
+        starts = order[first : first + num_blocks[number]]
+        inside = torch.arange(case.block_size)
+        slots.append((starts[:, None] + inside).flatten()[:length])
+        keys[slots[-1]] = torch.randn(length, *keys.shape[1:], generator=generator) * case.size
+        values[slots[-1]] = torch.randn(length, *values.shape[1:], generator=generator)
+        hidden[slots[-1]] = torch.rand(length, generator=generator) < 0.3
+        hidden[slots[-1][0]] = True  # with a window of 1 a query may see no key at all
+    keys, values = keys.to(case.kv_dtype), values.to(case.kv_dtype)
+    if spec.v_is_k_prefix:
+        values = keys[..., : spec.v_head_dim]
+    num_queries = sum(count for _, count in case.spans)
+    q = torch.randn(num_queries, spec.num_heads, spec.head_dim, generator=generator) * case.size
+    q = q.to(case.q_dtype)
+    sinks = torch.randn(spec.num_heads, generator=generator) if case.has_sinks else None
+    out = torch.full((num_queries, spec.num_heads, spec.v_head_dim), torch.nan).to(case.q_dtype)
+    rows, row = [], 0
+    for number, (first, count) in enumerate(case.spans):
+        rows.append((row, count, first, sum(num_blocks[:number])))
+        row += count
+    plan(case, rows, order).run(
+        q, keys, values, out, spec.scale, spec.logit_softcap or 0.0, sinks,
+        hidden if case.has_hidden else None, isa,
+    )  # fmt: skip
+    worst = 0.0
+    for (start, count, first, _), own in zip(rows, slots, strict=True):
+        unseen = 0 if spec.sliding_window is None else max(0, first + 1 - spec.sliding_window)
+        seen = own[unseen:]
+        expected = attention_in_double(
+            q[start : start + count],
+            keys[seen],
+            values[seen],
+            spec,
+            first - unseen,
+            sinks,
+            hidden[seen] if case.has_hidden else None,
+        )
+        difference = (out[start : start + count].double() - expected).abs()
+        allowed = expected.abs() * ROUNDING[case.q_dtype]
+        worst = max(worst, torch.nan_to_num(difference - allowed, nan=9e9).max().item())
+    return worst
+
+
+def plan(case: Case, rows: list[tuple[int, ...]], block_starts: Tensor) -> Any:
+    spec = case.spec
+    return kernels.attention_plan(
+        torch.tensor(rows),
+        block_starts,
+        case.block_size,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        v_head_dim=spec.v_head_dim,
+        window=spec.sliding_window or 0,
+        num_threads=case.num_threads,
+    )
+
+
+def attention_in_double(
+    q_TNH: Tensor,
+    k_SKH: Tensor,
+    v_SKV: Tensor,
+    spec: AttentionSpec,
+    first_query: int,
+    sinks_N: Tensor | None,
+    hidden_S: Tensor | None,
+) -> Tensor:
+    """The definition of ops/attention.py, head by head, in float64."""
+    positions_T1 = torch.arange(first_query, first_query + len(q_TNH))[:, None]
+    keys_S = torch.arange(len(k_SKH))
+    is_seen_TS = keys_S <= positions_T1
+    if spec.sliding_window is not None:
+        is_seen_TS &= keys_S > positions_T1 - spec.sliding_window
+    outputs = []
+    for head in range(spec.num_heads):
+        kv_head = head // (spec.num_heads // spec.num_kv_heads)
+        scores_TS = q_TNH[:, head].double() @ k_SKH[:, kv_head].double().T * spec.scale
+        if spec.logit_softcap is not None:
+            scores_TS = spec.logit_softcap * torch.tanh(scores_TS / spec.logit_softcap)
+        if hidden_S is not None:
+            scores_TS = scores_TS.masked_fill(hidden_S, torch.finfo(torch.float32).min)
+        scores_TS = scores_TS.masked_fill(~is_seen_TS, float("-inf"))
+        if sinks_N is not None:
+            sink_T1 = sinks_N[head].double().expand(len(q_TNH), 1)
+            scores_TS = torch.cat((scores_TS, sink_T1), dim=-1)
+        outputs.append(scores_TS.softmax(-1)[:, : len(k_SKH)] @ v_SKV[:, kv_head].double())
+    return torch.stack(outputs, dim=1)
+
+
+CASES = {
+    "one key": Case(shape(4, 2, 16, 16)),
+    "decode": Case(shape(8, 2, 64, 64), ((700, 1),), kv_dtype=torch.bfloat16),
+    "decode of many": Case(shape(8, 8, 32, 32), ((40, 1), (0, 1), (300, 1), (64, 1)), block_size=4),
+    "decode with drafts": Case(shape(4, 2, 48, 48), ((130, 4), (5, 2)), kv_dtype=torch.float16),
+    "three heads a group": Case(shape(9, 3, 80, 80), ((200, 1), (63, 2))),
+    "prompt": Case(shape(8, 2, 64, 64), ((0, 200),)),
+    "chunk at a depth": Case(shape(16, 1, 128, 128), ((777, 65),), kv_dtype=torch.bfloat16),
+    "mixed step": Case(shape(6, 2, 32, 32), ((0, 150), (513, 1), (90, 7)), block_size=3),
+    "odd sizes": Case(shape(10, 2, 37, 21), ((70, 1), (0, 33)), kv_dtype=torch.float16),
+    "one number a head": Case(shape(2, 1, 1, 1), ((0, 70),), block_size=1),
+    "latent": Case(shape(128, 1, 576, 512, v_is_k_prefix=True), ((330, 1),), num_threads=3),
+    "latent prompt": Case(
+        shape(12, 1, 576, 512, v_is_k_prefix=True), ((0, 70),), kv_dtype=torch.bfloat16
+    ),
+    "bfloat16 decode": Case(
+        shape(12, 2, 96, 96), ((600, 1), (20, 1)), q_dtype=torch.bfloat16, kv_dtype=torch.bfloat16
+    ),
+    "bfloat16 prompt": Case(
+        shape(8, 2, 64, 64), ((0, 100), (333, 9)), q_dtype=torch.bfloat16, kv_dtype=torch.bfloat16
+    ),
+    "large scores": Case(shape(4, 1, 64, 64), ((0, 90), (300, 1)), size=6.0),
+}
+RULES = {
+    "plain": {},
+    "window of 1": {"sliding_window": 1},
+    "window below a tile": {"sliding_window": 37},
+    "window beyond all": {"sliding_window": 5000},
+    "softcap": {"logit_softcap": 2.0},
+    "sinks": {"has_sinks": True},
+    "hidden": {"has_hidden": True},
+    "all": {
+        "sliding_window": 100,
+        "logit_softcap": 30.0,
+        "has_sinks": True,
+        "has_hidden": True,
+    },
+    "hidden in a window of 1": {"sliding_window": 1, "has_hidden": True},
+}
+TOLERANCE = 4e-6
+"""Of values of size 1, for sums of up to 850 weights and scores of size 1. Most reach 1e-6."""
+
+
+def with_rules(case: Case, rules: dict[str, Any]) -> Case:
+    of_spec = {name: rules[name] for name in rules if hasattr(case.spec, name)}
+    others = {name: rules[name] for name in rules if name not in of_spec}
+    return replace(case, spec=replace(case.spec, **of_spec), **others)
+
+
+@EACH_ISA
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_equals_the_definition(name: str, rules: str, isa: str) -> None:
+    case = with_rules(CASES[name], RULES[rules])
+    tolerance = TOLERANCE * max(1.0, case.size**2)  # an error of a score is one of its weight
+    assert (found := error(case, isa)) <= tolerance, f"{found:.2e}"
+
+
+@EACH_ISA
+@pytest.mark.parametrize("seed", range(40))
+def test_random_shapes_equal_the_definition(seed: int, isa: str) -> None:
+    rng = random.Random(seed)
+    kv_heads, group = rng.choice([1, 1, 2, 3]), rng.randint(1, 16)
+    head_dim = rng.choice([8, 16, 24, 33, 64, 80, 96, 112, 128, 160, 192, 256])
+    is_prefix = rng.random() < 0.2
+    v_head_dim = head_dim if rng.random() < 0.5 else rng.randint(1, head_dim)
+    spans = tuple(
+        (rng.choice([0, rng.randint(1, 400)]), rng.choice([1, rng.randint(1, 200)]))
+        for _ in range(rng.randint(1, 3))
+    )
+    spec = shape(
+        kv_heads * group,
+        kv_heads,
+        head_dim,
+        v_head_dim,
+        v_is_k_prefix=is_prefix,
+        sliding_window=rng.choice([None, None, rng.randint(1, 300)]),
+        logit_softcap=rng.choice([None, None, rng.choice([1.5, 50.0])]),
+    )
+    case = Case(
+        spec,
+        spans,
+        block_size=rng.choice([1, 4, 16, 17, 128]),
+        q_dtype=rng.choice(list(ROUNDING)),
+        kv_dtype=rng.choice(list(ROUNDING)),
+        has_sinks=rng.random() < 0.3,
+        has_hidden=rng.random() < 0.3,
+        num_threads=rng.randint(1, 3),
+    )
+    assert (found := error(case, isa, seed)) <= TOLERANCE, f"{found:.2e}: {case}"
+
+
+@EACH_ISA
+def test_every_half_precision_result_is_rounded_like_torch_rounds_it(isa: str) -> None:
+    """One key gives its value: every magnitude from denormal to overflow, ties included."""
+    exponents = torch.arange(103, 144, dtype=torch.int32)[:, None] << 23
+    fractions = torch.arange(0, 1 << 23, 0x7FF, dtype=torch.int32)
+    ties = torch.tensor([0x1000, 0x3000, 0x8000, 0x18000, 0x7FF000], dtype=torch.int32)
+    values = (exponents | torch.cat((fractions, ties))).flatten().view(torch.float32)
+    values = torch.cat((values, -values))[None, None]
+    one = torch.ones(1, 1, 1)
+    for dtype in (torch.float16, torch.bfloat16):
+        out = torch.empty(values.shape, dtype=dtype)
+        case = Case(shape(1, 1, 1, values.shape[-1]))
+        plan(case, [(0, 1, 0, 0)], torch.tensor([0])).run(
+            one.to(dtype), one, values, out, 1.0, 0.0, None, None, isa
+        )
+        differ = out.view(torch.int16) != values.to(dtype).view(torch.int16)
+        assert not differ.any(), values[differ][:5].tolist()
+
+
+@EACH_ISA
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_what_is_not_a_number_stays_so(num_queries: int, isa: str) -> None:
+    for place in range(3):
+        inputs = [torch.randn(num_queries, 2, 16) for _ in range(3)]
+        inputs[place][-1, 0, 3] = torch.nan
+        out = torch.zeros(num_queries, 2, 16)
+        case = Case(shape(2, 2, 16, 16))
+        rows, starts = [(0, num_queries, 0, 0)], torch.arange(3) * 16
+        plan(case, rows, starts).run(*inputs, out, 0.25, 0.0, None, None, isa)
+        assert out[-1, 0, 3].isnan() and not out[:, 1].isnan().any(), place
+
+
+@pytest.mark.parametrize("spans", [((900, 1),), ((0, 70), (30, 1)), ((500, 30),)])
+def test_threads_change_nothing_but_the_order_of_sums(spans: tuple[tuple[int, int], ...]) -> None:
+    case = Case(shape(8, 2, 64, 64), spans)
+    for num_threads in (1, 2, 3, 7):
+        found = error(replace(case, num_threads=num_threads), kernels.isa())
+        assert found <= 2e-6, f"{num_threads} threads: {found:.2e}"
+
+
+def test_a_plan_can_be_used_again_and_again() -> None:
+    case = Case(shape(4, 1, 32, 32))
+    reused = plan(case, [(0, 1, 299, 0)], torch.arange(19) * 16)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        q, k, v = torch.randn(1, 4, 32), torch.randn(304, 1, 32), torch.randn(304, 1, 32)
+        out = torch.empty(1, 4, 32)
+        reused.run(q, k, v, out, 0.2, 0.0, None, None, kernels.isa())
+        spec = replace(case.spec, scale=0.2)
+        expected = attention_reference(q, k[:300], v[:300], spec, first_query=299)
+        assert (out - expected).abs().max() <= 1e-6
+
+
+def test_rows_of_strided_arrays_are_found() -> None:
+    """q, k and v as parts of one product, as a model may give them."""
+    torch.manual_seed(1)
+    qkv = torch.randn(70, 4 + 2 + 2, 32)
+    q, k, v = qkv[:, :4], qkv[:, 4:6], qkv[:, 6:]
+    spec = shape(4, 2, 32, 32)
+    spans = SpanAttention([Span(slice(0, 70), 0, [0], 70, torch.device("cpu"))])
+    expected = attention_reference(q, k, v, spec, first_query=0)
+    assert (spans(q, k, v, spec) - expected).abs().max() <= 2e-6
+
+
+def run_with(**changes: Any) -> None:
+    """One valid run of two spans with some arguments replaced."""
+    given: dict[str, Any] = {
+        "spans": torch.tensor([[0, 2, 3, 0], [2, 1, 9, 2]]),
+        "starts": torch.tensor([0, 4, 8, 12, 16]),
+        "block_size": 4,
+        "heads": (4, 2, 8, 8),
+        "window": 0,
+        "num_threads": 2,
+        "q": torch.zeros(3, 4, 8),
+        "keys": torch.zeros(20, 2, 8),
+        "values": torch.zeros(20, 2, 8),
+        "out": torch.zeros(3, 4, 8),
+        "sinks": None,
+        "hidden": None,
+        "isa": "portable",
+    } | changes
+    heads, kv_heads, head_dim, v_head_dim = given["heads"]
+    made = kernels.attention_plan(
+        given["spans"], given["starts"], given["block_size"], num_heads=heads,
+        num_kv_heads=kv_heads, head_dim=head_dim, v_head_dim=v_head_dim,
+        window=given["window"], num_threads=given["num_threads"],
+    )  # fmt: skip
+    made.run(
+        given["q"], given["keys"], given["values"], given["out"], 1.0, 0.0, given["sinks"],
+        given["hidden"], given["isa"],
+    )  # fmt: skip
+
+
+def test_the_run_that_the_next_tests_change_is_valid() -> None:
+    run_with()
+    run_with(sinks=torch.zeros(4), hidden=torch.zeros(20, dtype=torch.bool))
+    run_with(spans=torch.zeros(0, 4, dtype=torch.int64))
+    hidden_by_window = torch.tensor([0, 4, -1, 12, 16])  # a block that no query sees any more
+    run_with(starts=hidden_by_window, window=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spans": torch.tensor([[0, 2, 3, 4]])}, "keys without a block"),
+        ({"spans": torch.tensor([[0, 2, 20, 0]])}, "keys without a block"),
+        ({"spans": torch.tensor([[2, 2, 3, 0]])}, "queries that q or out does not have"),
+        ({"spans": torch.tensor([[0, 0, 3, 0]])}, "has no query"),
+        ({"spans": torch.tensor([[-1, 2, 3, 0]])}, "out of range"),
+        ({"spans": torch.tensor([[0, 2, -3, 0]])}, "out of range"),
+        ({"spans": torch.tensor([[0, 2, 3, 1 << 62]])}, "out of range"),
+        ({"starts": torch.tensor([0, 4, 8, 12, 19])}, "outside the cache"),
+        ({"starts": torch.tensor([0, 4, 8, -1, 16])}, "outside the cache"),
+        ({"starts": torch.tensor([0, 4, 8, 1 << 62, 16])}, "outside the cache"),
+        ({"keys": torch.zeros(15, 2, 8)}, "outside the cache"),
+        ({"values": torch.zeros(15, 2, 8)}, "outside the cache"),
+        ({"hidden": torch.zeros(15, dtype=torch.bool)}, "outside the cache"),
+        ({"block_size": 0}, "block has no slots"),
+        ({"block_size": 1 << 62}, "block has no slots"),
+        ({"heads": (4, 3, 8, 8)}, "heads do not fit"),
+        ({"heads": (4, 0, 8, 8)}, "heads do not fit"),
+        ({"heads": (4, 2, 0, 8)}, "no numbers"),
+        ({"heads": (4, 2, 8, 1 << 40)}, "too large"),
+        ({"num_threads": 0}, "num_threads"),
+        ({"q": torch.zeros(3, 3, 8)}, "q does not have 4 heads of 8"),
+        ({"q": torch.zeros(3, 4, 9)}, "q does not have 4 heads of 8"),
+        ({"q": torch.zeros(3, 8, 4).transpose(1, 2)}, "side by side"),
+        ({"keys": torch.zeros(20, 2, 7)}, "keys does not have"),
+        ({"values": torch.zeros(20, 1, 8)}, "values does not have"),
+        ({"out": torch.zeros(2, 4, 8)}, "q or out"),
+        ({"values": torch.zeros(20, 2, 8, dtype=torch.float16)}, "differ in their type"),
+        ({"sinks": torch.zeros(3)}, "one sink a head"),
+        ({"isa": "sse9"}, "no kernels for sse9"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_with(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"q": torch.zeros(3, 4, 8, dtype=torch.float64)},
+        {"keys": torch.zeros(20, 2, 8, dtype=torch.int8)},
+        {"q": torch.zeros(12, 8)},
+        {"spans": torch.zeros(1, 3, dtype=torch.int64)},
+        {"spans": torch.zeros(1, 4, dtype=torch.int32)},
+        {"starts": torch.zeros(5)},
+        {"sinks": torch.zeros(4, dtype=torch.bfloat16)},
+        {"hidden": torch.zeros(20)},
+        {"num_threads": 1 << 40},
+        {"window": -1},
+    ],
+)
+def test_other_types_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        run_with(**changes)
