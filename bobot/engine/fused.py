@@ -1,105 +1,98 @@
-"""The layer stack of a Llama for a few tokens in one C++ call.
+"""A step of a few tokens in one C++ call, from ids to logits.
 
-Decoding a small model in torch is bound by the cost of its some 60 operations a layer, not by their
-arithmetic. What is computed is models/llama.py, in float32; the tests hold the two together.
+Decoding in torch is bound by the cost of its some 60 operations a layer where the model is small,
+and by its attention where the context is long. What is computed is models/llama.py, mixtral.py and
+gpt_oss.py, in float32; the tests hold the two together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bobot import kernels
-from bobot.engine.batch import Batch
+from bobot.engine.fused_layers import (
+    CACHE_DTYPES,
+    LAYERS,
+    Arguments,
+    NoKernelError,
+    floats,
+    matrix,
+)
 from bobot.engine.kv_cache import KVCache
-from bobot.models.llama import Llama
-from bobot.ops.rope import rotation
-from bobot.quant.native import Packed, packed_rows
+from bobot.engine.request import Chunk
 
 MAX_TOKENS = 16
 """For more tokens torch's products of whole matrices are faster."""
-
-_MATRICES = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+BYTES_PER_THREAD = 1 << 15
+"""Of the weights of a layer: with less to do, threads lose more by waiting for each other."""
 
 
 class FusedDecoder:
-    """Hidden states of a batch of at most MAX_TOKENS tokens, through the paged cache."""
+    """A model and its cache, for batches of at most MAX_TOKENS tokens."""
 
-    def __init__(self, model: Llama, cache: KVCache, layers: list[list[Packed]]) -> None:
-        spec = model.config.attention_spec()
-        decoder = model.model
-        self.embed, self.frequencies = decoder.embed_tokens, decoder.frequencies
-        self.rope_factor = decoder.rope_factor
+    def __init__(self, model: Any, cache: KVCache, layers: list[Arguments]) -> None:
+        decoder, spec = model.model, model.kv_specs()[0]
+        self.vocab_size: int = model.config.vocab_size
         self.native = kernels.decoder(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
+            block_size=cache.block_size,
             eps=model.config.rms_norm_eps,
-            scale=spec.scale,
-            window=spec.sliding_window or 0,
-            norm_D=decoder.norm.weight.detach(),
-            num_threads=torch.get_num_threads(),
+            frequencies=decoder.frequencies,
+            rope_factor=decoder.rope_factor,
+            embedding=matrix(decoder.embed_tokens.weight),
+            lm_head=matrix(model.lm_head.weight),
+            norm_D=floats(decoder.norm.weight),
+            num_threads=_num_threads(layers),
         )
-        for layer, matrices, keys, values in zip(
-            decoder.layers, layers, cache.keys, cache.values, strict=True
-        ):
-            self.native.add_layer(
-                layer.get_parameter("input_layernorm.weight").detach(),
-                layer.get_parameter("post_attention_layernorm.weight").detach(),
-                [matrix.arguments() for matrix in matrices],
-                keys,
-                values,
-            )
+        for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
+            self.native.add_layer(keys=keys, values=values, **layer)
 
-    def run(self, batch: Batch) -> Tensor:
-        """What model(ids, positions, attn) gives: float32 (T, D)."""
-        spans = batch.attn.spans
-        first_keys, start = [], 0
-        for span in spans:
-            first_keys += [start] * (span.rows.stop - span.rows.start)
-            start += span.num_keys
-        cos, sin = rotation(batch.positions_T, self.frequencies, torch.float32, self.rope_factor)
-        x_TD = self.embed(batch.ids_T)
-        self.native.step(
-            x_TD,
-            cos[:, 0],
-            sin[:, 0],
-            torch.cat([_as_tensor(span.slots) for span in spans]),
-            torch.tensor(first_keys),
-            batch.positions_T + 1,
-        )
-        return x_TD
+    def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
+        """As Runner.run: logits (R, V) float32, and the chunks that have caught up."""
+        tokens, rows, caught_up = [], [], []
+        num_rows = 0
+        for chunk in chunks:
+            sequence, num_tokens = chunk.sequence, chunk.num_tokens
+            first = sequence.num_computed_tokens
+            ids = [*sequence.token_ids[first : first + num_tokens], *chunk.draft_ids]
+            tokens.append((first, ids, sequence.block_table))
+            if num_tokens == sequence.num_new_tokens:
+                rows += range(num_rows + num_tokens - 1, num_rows + len(ids))
+                caught_up.append(chunk)
+            num_rows += len(ids)
+        logits_RV = torch.empty(len(rows), self.vocab_size, dtype=torch.float32, device="cpu")
+        self.native.step(tokens, rows, logits_RV.numpy())
+        return logits_RV, caught_up
 
 
-def _as_tensor(slots: slice | Tensor) -> Tensor:
-    return torch.arange(slots.start, slots.stop) if isinstance(slots, slice) else slots
+def _num_threads(layers: list[Arguments]) -> int:
+    """All, or one where a layer is too little work to share. Nothing between: OpenMP ends the
+    threads that it is not asked for, and torch would start them again.
+    """
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    linears = [layer[name] for layer in layers for name in names if layer[name] is not None]
+    num_bytes = sum(matrix[1].nbytes for matrix, _ in linears) // len(layers)
+    num_threads = torch.get_num_threads()
+    return num_threads if num_bytes >= num_threads * BYTES_PER_THREAD else 1
 
 
 def fused_decoder(model: Any, cache: KVCache) -> FusedDecoder | None:
-    """The decoder of a model that it can compute: a plain Llama in float32 on the CPU, without
-    biases, whose matrices have kernels. None for any other.
+    """The decoder of a model that it can compute: one of its families, on the CPU, whose matrices
+    have kernels. None for any other.
     """
-    if type(model) is not Llama or not kernels.available:
+    arguments_of = LAYERS.get(type(model))
+    if arguments_of is None or not kernels.available or cache.device.type != "cpu":
         return None
-    config = model.config
-    is_plain = not config.attention_bias and not config.mlp_bias
-    if not is_plain or cache.device.type != "cpu" or cache.keys[0].dtype != torch.float32:
+    if cache.keys[0].dtype not in CACHE_DTYPES:
         return None
-    layers = []
-    for layer in model.model.layers:
-        modules: list[Any] = [layer.get_submodule(name) for name in _MATRICES]
-        matrices = [packed_rows(module.weight) for module in modules]
-        if not all(matrix is not None and matrix.has_kernel for matrix in matrices):
-            return None
-        layers.append(matrices)
-    return FusedDecoder(model, cache, layers)
+    try:
+        layers = [arguments_of(layer) for layer in model.model.layers]
+        return FusedDecoder(model, cache, layers)
+    except NoKernelError:
+        return None

@@ -41,11 +41,11 @@ class Runner:
 
         If the model raises, nothing is committed: the same chunks can run again.
         """
+        num_rows = sum(chunk.num_rows for chunk in chunks)
+        if self.fused is not None and num_rows <= MAX_TOKENS:
+            return self.fused.run(chunks)
         batch = build_batch(chunks, self.cache)
-        if self.fused is not None and len(batch.ids_T) <= MAX_TOKENS:
-            hidden_TD = self.fused.run(batch)
-        else:
-            hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
+        hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
         if not batch.caught_up:
             return hidden_TD[:0], []
         return self.model.logits(hidden_TD[batch.rows_R]), batch.caught_up

@@ -25,6 +25,9 @@ except ImportError:
 Array = Any
 """A NumPy array or a torch tensor on the CPU."""
 
+Matrix = tuple[str, Array, Array | None, int, int]
+"""Format, values, scales or None, rows_per_scale and values_per_scale, as `linear` takes them."""
+
 available: bool = _native is not None
 
 FORMATS: dict[str, tuple[int, int]] = _native.formats() if _native is not None else {}
@@ -233,31 +236,51 @@ def decoder(
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    block_size: int,
     eps: float,
-    scale: float,
-    window: int,
+    frequencies: Array,
+    rope_factor: float,
+    embedding: Matrix,
+    lm_head: Matrix,
     norm_D: Array,
     num_threads: int,
     force: str | None = None,
 ) -> Any:
-    """A Llama's layer stack that computes a few tokens in one call, all in float32.
+    """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
+    mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
-    window: how many keys a query sees at most, itself included; 0 means all. The object has
+    Vectors are float32; frequencies (head_dim / 2) and rope_factor as in ops/rope.py. The object
+    has
 
-        add_layer(attention_norm, mlp_norm, weights, keys, values)
-            weights: (format, values, scales or None, rows_per_scale, values_per_scale) of q, k, v,
-            o, gate, up and down, as `linear` takes them; keys and values: the cache (slots,
-            num_kv_heads, head_dim), read and written in place
-        step(x_TD, cos, sin, key_slots, first_keys_T, lengths_T)
-            embeddings in `x_TD` become hidden states after the final norm; cos and sin (T,
-            head_dim / 2). Token t stands at position lengths[t] - 1 of a sequence whose keys lie
-            in slots key_slots[first_keys[t]], ..; its own key is written to the last of them.
+        add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
+                  values, router, gate, up, down, num_experts, num_active, alpha, limit, up_offset)
+            q .. down: (Matrix, bias or None). window: keys that a query sees at most, 0 for all;
+            softcap 0: none. keys and values: the cache (slots, num_kv_heads, head_dim), float32,
+            bfloat16 or float16, read and written in place. gate, up and down may be the matrices of
+            num_experts one behind the other; without `up`, rows 2i of gate are the gate's and rows
+            2i + 1 those of up. A network is
+            down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at limit.
+        step(chunks, rows, logits_RV)
+            chunks: (first position, ids, block table) of tokens that follow each other in one
+            sequence; position p lies in slot table[p // block_size] * block_size + p % block_size.
+            `rows` counts through the tokens of all chunks and says whose logits are written.
 
-    It keeps the arrays alive. Both raise ValueError for shapes that do not fit and slots outside
-    the cache.
+    It keeps the arrays alive. Both raise ValueError for shapes that do not fit, ids outside the
+    vocabulary, blocks outside the cache.
     """
     return _extension().Decoder(
-        num_heads, num_kv_heads, head_dim, eps, scale, window, norm_D, num_threads, force or isa()
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        block_size,
+        eps,
+        frequencies,
+        rope_factor,
+        embedding,
+        lm_head,
+        norm_D,
+        num_threads,
+        force or isa(),
     )
 
 

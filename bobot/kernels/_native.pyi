@@ -32,18 +32,43 @@ class Decoder:
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
+        block_size: int,
         eps: float,
-        scale: float,
-        window: int,
+        frequencies: Any,
+        rope_factor: float,
+        embedding: tuple[Any, ...],
+        lm_head: tuple[Any, ...],
         norm: Any,
         num_threads: int,
         isa: str,
     ) -> None: ...
     def add_layer(
-        self, attention_norm: Any, mlp_norm: Any, weights: list[Any], keys: Any, values: Any
+        self,
+        *,
+        attention_norm: Any,
+        mlp_norm: Any,
+        q: tuple[Any, Any],
+        k: tuple[Any, Any],
+        v: tuple[Any, Any],
+        o: tuple[Any, Any],
+        sinks: Any,
+        window: int,
+        scale: float,
+        softcap: float,
+        keys: Any,
+        values: Any,
+        router: tuple[Any, Any] | None,
+        gate: tuple[Any, Any],
+        up: tuple[Any, Any] | None,
+        down: tuple[Any, Any],
+        num_experts: int,
+        num_active: int,
+        alpha: float,
+        limit: float,
+        up_offset: float,
     ) -> None: ...
     def step(
-        self, x: Any, cos: Any, sin: Any, key_slots: Any, first_keys: Any, lengths: Any
+        self, chunks: list[tuple[int, list[int], list[int]]], rows: list[int], logits: Any
     ) -> None: ...
 
 def features() -> dict[str, bool]: ...

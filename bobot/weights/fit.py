@@ -47,9 +47,9 @@ CALLS_PER_EXPERT = 130
 what the products left unexplained, on two cores of an AMD EPYC with AVX2."""
 
 
-FUSED_FAMILIES = ("llama",)
-"""Whose layer stack the engine computes in one C++ call while the cache is float32
-(engine/fused.py): no calls between its products."""
+FUSED_FAMILIES = ("llama", "mixtral", "gpt_oss")
+"""Whose decoding steps the engine computes in one C++ call (engine/fused.py): no calls between the
+products."""
 
 
 class Times(Protocol):
@@ -267,7 +267,6 @@ class _Account:
 
     def decode_s(self, form: Form) -> float:
         """One token at the end of the context."""
-        is_fused = self.may_fuse and form.dtype == torch.float32
         time_s, samples = 0.0, self.samples(form)
         for stored in form.weights:
             if stored.part.role in (Role.EMBEDDING, Role.SMALL):
@@ -276,9 +275,10 @@ class _Account:
             per_weight = self.times.product_s(sample, 1, form.dtype)
             calls = self.num_active if stored.part.role is Role.EXPERTS else 1
             time_s += per_weight * stored.part.numel * self.used(stored.part)
-            if not is_fused:
+            if not self.may_fuse:
                 time_s += self.times.call_s(sample, form.dtype) * calls
-        time_s += self.overhead_s(0 if is_fused else len(self.specs), self.num_active)
+        layers, experts = (0, 0) if self.may_fuse else (len(self.specs), self.num_active)
+        time_s += self.overhead_s(layers, experts)
         return time_s + self.attention_s(form, 1, self.context)
 
     def prefill_s(self, form: Form) -> float:

@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "bind_attention.h"
-#include "decoder.h"
 #include "weight.h"
 
 namespace nb = nanobind;
@@ -24,6 +23,7 @@ using namespace nb::literals;
 
 namespace bobot {
 
+void bind_decoder(nb::module_& m);
 void bind_tiles(nb::module_& m);
 void bind_limits(nb::module_& m);
 
@@ -111,105 +111,6 @@ void linear_columns(const Matrix<const float>& x, const Matrix<const std::int8_t
     });
 }
 
-using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// The layer stack of a model and its cache. Keeps the Python objects that own the memory alive.
-class Decoder {
-public:
-    Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim, double eps,
-            double scale, std::size_t window, const Floats& norm, int num_threads,
-            const std::string& isa)
-        : kernels_(kernels_of(isa)) {
-        plan_.num_heads = num_heads;
-        plan_.num_kv_heads = num_kv_heads;
-        plan_.head_dim = head_dim;
-        plan_.eps = static_cast<float>(eps);
-        plan_.scale = static_cast<float>(scale);
-        plan_.window = window;
-        plan_.hidden_size = norm.size();
-        plan_.intermediate_size = 0;
-        plan_.norm = norm.data();
-        plan_.num_threads = num_threads;
-        require(num_kv_heads >= 1 && num_heads % num_kv_heads == 0 && head_dim % 2 == 0 &&
-                    num_threads >= 1,
-                "heads or threads do not fit together");
-        norms_.push_back(norm);
-    }
-
-    // `weights` are (format, values, scales, rows_per_scale, values_per_scale) of q, k, v, o, gate,
-    // up and down.
-    void add_layer(const Floats& attention_norm, const Floats& mlp_norm, const nb::list& weights,
-                   const Floats& keys, const Floats& values) {
-        require(nb::len(weights) == 7, "a layer has seven matrices");
-        DecoderLayer layer{};
-        layer.attention_norm = attention_norm.data();
-        layer.mlp_norm = mlp_norm.data();
-        PackedRows* places[] = {&layer.q,    &layer.k,  &layer.v,   &layer.o,
-                                &layer.gate, &layer.up, &layer.down};
-        for (std::size_t i = 0; i < 7; ++i) *places[i] = matrix(nb::cast<nb::tuple>(weights[i]));
-        const std::size_t d = plan_.hidden_size, q = plan_.num_heads * plan_.head_dim,
-                          kv = plan_.num_kv_heads * plan_.head_dim, f = layer.gate.num_rows;
-        require(has_shape(layer.q, q, d) && has_shape(layer.k, kv, d) &&
-                    has_shape(layer.v, kv, d) && has_shape(layer.o, d, q) &&
-                    has_shape(layer.gate, f, d) && has_shape(layer.up, f, d) &&
-                    has_shape(layer.down, d, f) && attention_norm.size() == d &&
-                    mlp_norm.size() == d,
-                "the matrices of a layer do not fit together");
-        require(plan_.layers.empty() || f == plan_.intermediate_size, "layers differ in width");
-        require(keys.size() == values.size() && keys.size() % kv == 0,
-                "the cache does not fit the heads");
-        num_slots_ = keys.size() / kv;
-        plan_.intermediate_size = f;
-        layer.keys = keys.data();
-        layer.values = values.data();
-        plan_.layers.push_back(layer);
-        for (const Floats& array : {attention_norm, mlp_norm, keys, values}) norms_.push_back(array);
-        owners_.append(weights);
-    }
-
-    void step(const Matrix<float>& x, const Matrix<const float>& cos,
-              const Matrix<const float>& sin, const Numbers& key_slots, const Numbers& first_keys,
-              const Numbers& lengths) const {
-        const std::size_t rows = x.shape(0), half = plan_.head_dim / 2;
-        require(x.shape(1) == plan_.hidden_size && cos.shape(0) == rows && sin.shape(0) == rows &&
-                    cos.shape(1) == half && sin.shape(1) == half && first_keys.size() == rows &&
-                    lengths.size() == rows,
-                "the arrays of a step do not fit together");
-        for (std::size_t m = 0; m < rows; ++m)
-            require(first_keys.data()[m] >= 0 && lengths.data()[m] >= 1 &&
-                        static_cast<std::size_t>(first_keys.data()[m] + lengths.data()[m]) <=
-                            key_slots.size(),
-                    "a row's keys lie outside key_slots");
-        for (std::size_t i = 0; i < key_slots.size(); ++i)
-            require(key_slots.data()[i] >= 0 &&
-                        static_cast<std::size_t>(key_slots.data()[i]) < num_slots_,
-                    "a slot lies outside the cache");
-        const DecoderStep step{rows,       x.data(), cos.data(), sin.data(), key_slots.data(),
-                               first_keys.data(), lengths.data()};
-        nb::gil_scoped_release unlocked;
-        kernels_.decode(plan_, step);
-    }
-
-private:
-    PackedRows matrix(const nb::tuple& parts) const {
-        require(nb::len(parts) == 5, "a matrix has five parts");
-        return weight_of(format_of(kernels_, nb::cast<std::string>(parts[0])),
-                         nb::cast<Matrix<const std::uint8_t>>(parts[1]),
-                         nb::cast<std::optional<AnyMatrix>>(parts[2]),
-                         nb::cast<std::size_t>(parts[3]), nb::cast<std::size_t>(parts[4]));
-    }
-    static bool has_shape(const PackedRows& weight, std::size_t rows, std::size_t columns) {
-        return weight.num_rows == rows && weight.num_columns == columns;
-    }
-
-    const Kernels& kernels_;
-    DecoderPlan plan_;
-    std::vector<Floats> norms_;
-    nb::list owners_;
-    std::size_t num_slots_ = 0;
-};
-
 nb::dict features() {
     const CpuFeatures& cpu = cpu_features();
     nb::dict found;
@@ -242,17 +143,8 @@ NB_MODULE(_native, m) {
     m.def("linear", &bobot::linear, "format"_a, "x"_a.noconvert(), "values"_a.noconvert(),
           "scales"_a.noconvert().none(), "rows_per_scale"_a, "values_per_scale"_a,
           "out"_a.noconvert(), "num_threads"_a, "isa"_a);
-    nb::class_<bobot::Decoder>(m, "Decoder")
-        .def(nb::init<std::size_t, std::size_t, std::size_t, double, double, std::size_t,
-                      const bobot::Floats&, int, const std::string&>(),
-             "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "eps"_a, "scale"_a, "window"_a,
-             "norm"_a.noconvert(), "num_threads"_a, "isa"_a)
-        .def("add_layer", &bobot::Decoder::add_layer, "attention_norm"_a.noconvert(),
-             "mlp_norm"_a.noconvert(), "weights"_a, "keys"_a.noconvert(), "values"_a.noconvert())
-        .def("step", &bobot::Decoder::step, "x"_a.noconvert(), "cos"_a.noconvert(),
-             "sin"_a.noconvert(), "key_slots"_a.noconvert(), "first_keys"_a.noconvert(),
-             "lengths"_a.noconvert());
     m.def("linear_columns", &bobot::linear_columns, "x"_a.noconvert(), "values"_a.noconvert(),
           "scales"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a, "isa"_a);
     bobot::bind_attention(m);
+    bobot::bind_decoder(m);
 }

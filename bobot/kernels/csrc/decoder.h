@@ -1,35 +1,71 @@
-// One step of a Llama's whole layer stack for a few tokens: plain data, filled and checked in
-// bind.cpp, computed in decoder_loops.h. What it computes is bobot/models/llama.py.
+// One step of a model's whole decoder for a few tokens, from ids to logits: plain data, filled and
+// checked in bind_decoder.cpp, computed in decoder_loops.h. What it computes is bobot/models:
+// llama.py, mixtral.py and gpt_oss.py.
 #pragma once
 
-#include <vector>
-
-#include "packed_rows.h"
+#include "product.h"
 
 namespace bobot {
 
+struct DecoderLinear {
+    Weight weight;
+    const float* bias;  // or null
+};
+
+enum class CacheType { float32, bfloat16, float16 };
+
+// A gated network, or a stack of them of which a router picks some for each token:
+//     down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at `limit`.
+struct DecoderMlp {
+    std::size_t num_experts, num_active, intermediate_size;  // 1 and 1: no router
+    DecoderLinear router;
+    // One matrix for each expert. Interleaved: rows 2i of `gate` are the gate's, rows 2i + 1 those of
+    // up, and `up` is not used.
+    DecoderLinear gate, up, down;
+    bool is_interleaved;
+    float alpha, limit, up_offset;
+};
+
 struct DecoderLayer {
     const float *attention_norm, *mlp_norm;
-    PackedRows q, k, v, o, gate, up, down;
-    float *keys, *values;  // the cache: (slots, num_kv_heads, head_dim)
+    DecoderLinear q, k, v, o;
+    const float* sinks;    // one for each head, or null
+    std::size_t window;    // a query sees that many keys at most, itself included; 0: all
+    float scale, softcap;  // softcap 0: none
+    void *keys, *values;   // the cache: (slots, num_kv_heads, head_dim)
+    DecoderMlp mlp;
 };
 
 struct DecoderPlan {
-    std::size_t hidden_size, num_heads, num_kv_heads, head_dim, intermediate_size;
-    std::size_t window;  // a query sees that many keys at most, itself included; 0: all
-    float eps, scale;
-    const float* norm;
-    std::vector<DecoderLayer> layers;
+    std::size_t hidden_size, num_heads, num_kv_heads, head_dim, vocab_size, block_size;
+    float eps, rope_factor;
+    const float *norm, *frequencies;  // one angle per position for each pair of a head
+    Weight embedding, lm_head;
+    CacheType cache_type;
+    const DecoderLayer* layers;
+    std::size_t num_layers;
     int num_threads;
+    bool is_integer;  // what tiles are multiplied with: integers of 16 bits, or floats
 };
 
-// Row m is the token at position lengths[m] - 1 of a sequence whose keys lie in the slots
-// key_slots[first_keys[m]], ..; its own, the last of them, is written by the step.
+// Row m is the token ids[m] at positions[m] of a sequence whose position p lies in slot
+// tables[m][p / block_size] * block_size + p % block_size. Its own key is written by the step.
 struct DecoderStep {
     std::size_t num_rows;
-    float* x;                // (rows, hidden): embeddings in, final hidden states out
-    const float *cos, *sin;  // (rows, head_dim / 2)
-    const std::int64_t *key_slots, *first_keys, *lengths;
+    const std::int64_t *ids, *positions;
+    const std::int64_t* const* tables;
+    std::size_t num_logits;
+    const std::int64_t* logit_rows;
+    float* logits;  // (num_logits, vocab_size)
 };
 
+namespace {
+
+inline std::size_t slot_of(const DecoderPlan& plan, const std::int64_t* table,
+                           std::size_t position) {
+    return static_cast<std::size_t>(table[position / plan.block_size]) * plan.block_size +
+           position % plan.block_size;
+}
+
+}  // namespace
 }  // namespace bobot

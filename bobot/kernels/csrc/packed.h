@@ -52,7 +52,8 @@ struct Kernels {
                         const std::int8_t* values, std::size_t num_inputs, std::size_t stride,
                         std::size_t count, float* totals);
 
-    void (*decode)(const DecoderPlan& plan, const DecoderStep& step);  // decoder.h
+    // decoder.h; false if there is no memory to work in.
+    bool (*decode)(const DecoderPlan& plan, const DecoderStep& step);
 
     // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows.
     std::size_t max_block_rows;

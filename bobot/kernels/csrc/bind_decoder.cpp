@@ -1,0 +1,230 @@
+// The Python face of the decoder: checks shapes, ids and blocks, and keeps the arrays alive.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <new>
+#include <tuple>
+#include <vector>
+
+#include "decoder.h"
+#include "weight.h"
+
+using namespace nanobind::literals;
+
+namespace bobot {
+namespace {
+
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Numbers = std::vector<std::int64_t>;
+// The first position of some tokens of one sequence, their ids, and the sequence's blocks.
+using Chunk = std::tuple<std::int64_t, Numbers, Numbers>;
+
+CacheType cache_type_of(const Cache& cache) {
+    const nb::dlpack::dtype type = cache.dtype();
+    const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
+    if (type == nb::dtype<float>()) return CacheType::float32;
+    if (code == nb::dlpack::dtype_code::Bfloat && type.bits == 16) return CacheType::bfloat16;
+    if (code == nb::dlpack::dtype_code::Float && type.bits == 16) return CacheType::float16;
+    throw std::invalid_argument("the cache is float32, bfloat16 or float16");
+}
+
+// The layers of a model, its embedding and head, and its cache.
+class Decoder {
+public:
+    Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim,
+            std::size_t block_size, double eps, const Floats& frequencies, double rope_factor,
+            const nb::tuple& embedding, const nb::tuple& lm_head, const Floats& norm,
+            int num_threads, const std::string& isa)
+        : kernels_(kernels_of(isa)) {
+        plan_.hidden_size = norm.size();
+        plan_.num_heads = num_heads;
+        plan_.num_kv_heads = num_kv_heads;
+        plan_.head_dim = head_dim;
+        plan_.block_size = block_size;
+        plan_.eps = static_cast<float>(eps);
+        plan_.rope_factor = static_cast<float>(rope_factor);
+        plan_.norm = floats(norm, norm.size());
+        plan_.num_threads = num_threads;
+        require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
+                    head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1 && num_threads >= 1,
+                "heads, blocks or threads do not fit together");
+        plan_.frequencies = floats(frequencies, head_dim / 2);
+        plan_.embedding = matrix(embedding);
+        plan_.lm_head = matrix(lm_head);
+        plan_.vocab_size = plan_.lm_head.rows.num_rows;
+        require(plan_.lm_head.rows.num_columns == plan_.hidden_size && plan_.vocab_size >= 1 &&
+                    has_shape(plan_.embedding, plan_.vocab_size, plan_.hidden_size),
+                "embedding, lm_head and norm do not fit together");
+    }
+
+    // Each linear is ((format, values, scales, rows_per_scale, values_per_scale), bias or None).
+    void add_layer(const Floats& attention_norm, const Floats& mlp_norm, const nb::tuple& q,
+                   const nb::tuple& k, const nb::tuple& v, const nb::tuple& o,
+                   const std::optional<Floats>& sinks, std::size_t window, double scale,
+                   double softcap, const Cache& keys, const Cache& values,
+                   const std::optional<nb::tuple>& router, const nb::tuple& gate,
+                   const std::optional<nb::tuple>& up, const nb::tuple& down,
+                   std::size_t num_experts, std::size_t num_active, double alpha, double limit,
+                   double up_offset) {
+        const std::size_t d = plan_.hidden_size, q_size = plan_.num_heads * plan_.head_dim,
+                          kv_size = plan_.num_kv_heads * plan_.head_dim;
+        DecoderLayer layer{};
+        layer.attention_norm = floats(attention_norm, d);
+        layer.mlp_norm = floats(mlp_norm, d);
+        layer.q = linear(q, q_size, d);
+        layer.k = linear(k, kv_size, d);
+        layer.v = linear(v, kv_size, d);
+        layer.o = linear(o, d, q_size);
+        if (sinks) layer.sinks = floats(*sinks, plan_.num_heads);
+        layer.window = window;
+        layer.scale = static_cast<float>(scale);
+        layer.softcap = static_cast<float>(softcap);
+        set_cache(layer, keys, values);
+
+        DecoderMlp& mlp = layer.mlp;
+        require(num_experts >= 1 && num_active >= 1 && num_active <= num_experts &&
+                    (num_experts > 1) == router.has_value(),
+                "the experts and the router do not fit together");
+        mlp.num_experts = num_experts;
+        mlp.num_active = num_active;
+        mlp.is_interleaved = !up.has_value();
+        mlp.alpha = static_cast<float>(alpha);
+        mlp.limit = static_cast<float>(limit);
+        mlp.up_offset = static_cast<float>(up_offset);
+        if (router) mlp.router = linear(*router, num_experts, d);
+        const std::size_t gate_rows = matrix_rows(gate) / num_experts;
+        require(!mlp.is_interleaved || gate_rows % 2 == 0, "gate and up come in pairs of rows");
+        mlp.intermediate_size = mlp.is_interleaved ? gate_rows / 2 : gate_rows;
+        mlp.gate = stack(gate, num_experts, gate_rows, d);
+        if (up) mlp.up = stack(*up, num_experts, gate_rows, d);
+        mlp.down = stack(down, num_experts, d, mlp.intermediate_size);
+        layers_.push_back(layer);
+        plan_.layers = layers_.data();
+        plan_.num_layers = layers_.size();
+    }
+
+    void step(const std::vector<Chunk>& chunks, const Numbers& logit_rows,
+              const Matrix<float>& logits) const {
+        Numbers ids, positions;
+        std::vector<const std::int64_t*> tables;
+        for (const auto& [first, chunk_ids, table] : chunks) {
+            require_blocks(first, chunk_ids.size(), table);
+            for (std::size_t i = 0; i < chunk_ids.size(); ++i) {
+                ids.push_back(chunk_ids[i]);
+                positions.push_back(first + static_cast<std::int64_t>(i));
+                tables.push_back(table.data());
+            }
+        }
+        require_below(ids, plan_.vocab_size, "an id lies outside the vocabulary");
+        require_below(logit_rows, ids.size(), "a row of logits lies outside the step");
+        require(logit_rows.size() <= ids.size() && logits.shape(0) == logit_rows.size() &&
+                    logits.shape(1) == plan_.vocab_size,
+                "logits are not (chosen rows, vocabulary)");
+        require(!layers_.empty(), "the decoder has no layers");
+        if (ids.empty()) return;
+        const DecoderStep step{ids.size(),        ids.data(),        positions.data(),
+                               tables.data(),     logit_rows.size(), logit_rows.data(),
+                               logits.data()};
+        nb::gil_scoped_release unlocked;
+        if (!kernels_.decode(plan_, step)) throw std::bad_alloc();
+    }
+
+private:
+    void require_blocks(std::int64_t first, std::size_t count, const Numbers& table) const {
+        require(first >= 0 && first <= INT32_MAX && count <= INT32_MAX,
+                "a position is negative or too large");
+        const std::size_t end = static_cast<std::size_t>(first) + count;
+        require((end + plan_.block_size - 1) / plan_.block_size <= table.size(),
+                "a sequence has fewer blocks than its tokens need");
+        require_below(table, num_blocks_, "a block lies outside the cache");
+    }
+    static void require_below(const Numbers& numbers, std::size_t limit, const char* what) {
+        for (const std::int64_t number : numbers)
+            require(number >= 0 && static_cast<std::uint64_t>(number) < limit, what);
+    }
+
+    const float* floats(const Floats& array, std::size_t size) {
+        require(array.size() == size, "a vector has another length than the matrices beside it");
+        arrays_.push_back(array);
+        return array.data();
+    }
+    Weight matrix(const nb::tuple& parts, std::size_t count = 1) {
+        require(nb::len(parts) == 5, "a matrix has five parts");
+        owners_.append(parts);
+        Weight weight{};
+        weight.count = count;
+        weight.rows = weight_of(format_of(kernels_, nb::cast<std::string>(parts[0])),
+                         nb::cast<Matrix<const std::uint8_t>>(parts[1]),
+                         nb::cast<std::optional<AnyMatrix>>(parts[2]),
+                         nb::cast<std::size_t>(parts[3]), nb::cast<std::size_t>(parts[4]));
+        return weight;
+    }
+    static std::size_t matrix_rows(const nb::tuple& linear) {
+        const auto parts = nb::cast<nb::tuple>(linear[0]);
+        return nb::cast<Matrix<const std::uint8_t>>(parts[1]).shape(0);
+    }
+    DecoderLinear linear(const nb::tuple& parts, std::size_t rows, std::size_t columns) {
+        return stack(parts, 1, rows, columns);
+    }
+    DecoderLinear stack(const nb::tuple& parts, std::size_t count, std::size_t rows,
+                        std::size_t columns) {
+        require(nb::len(parts) == 2, "a linear layer is a matrix and a bias");
+        DecoderLinear made{matrix(nb::cast<nb::tuple>(parts[0]), count), nullptr};
+        require(has_shape(made.weight, count * rows, columns),
+                "the matrices of a layer do not fit together");
+        require(rows % made.weight.rows.scales.rows_per_scale == 0 || count == 1,
+                "matrices of a stack share scales");
+        if (!parts[1].is_none()) made.bias = floats(nb::cast<Floats>(parts[1]), count * rows);
+        return made;
+    }
+    static bool has_shape(const Weight& weight, std::size_t rows, std::size_t columns) {
+        return weight.rows.num_rows == rows && weight.rows.num_columns == columns;
+    }
+    void set_cache(DecoderLayer& layer, const Cache& keys, const Cache& values) {
+        const std::size_t slot = plan_.num_kv_heads * plan_.head_dim;
+        const std::size_t num_blocks = keys.size() / slot / plan_.block_size;
+        const CacheType type = cache_type_of(keys);
+        require(keys.size() == values.size() && keys.size() % slot == 0 &&
+                    cache_type_of(values) == type &&
+                    (layers_.empty() || (num_blocks == num_blocks_ && type == plan_.cache_type)),
+                "the cache does not fit the heads or the other layers");
+        num_blocks_ = num_blocks;
+        plan_.cache_type = type;
+        layer.keys = keys.data();
+        layer.values = values.data();
+        caches_.push_back(keys);
+        caches_.push_back(values);
+    }
+
+    const Kernels& kernels_;
+    DecoderPlan plan_{};
+    std::vector<DecoderLayer> layers_;
+    std::vector<Floats> arrays_;
+    std::vector<Cache> caches_;
+    nb::list owners_;
+    std::size_t num_blocks_ = 0;
+};
+
+}  // namespace
+
+void bind_decoder(nb::module_& m) {
+    nb::class_<Decoder>(m, "Decoder")
+        .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
+                      double, const nb::tuple&, const nb::tuple&, const Floats&, int,
+                      const std::string&>(),
+             "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "eps"_a,
+             "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "lm_head"_a,
+             "norm"_a.noconvert(), "num_threads"_a, "isa"_a)
+        .def("add_layer", &Decoder::add_layer, nb::kw_only(), "attention_norm"_a.noconvert(),
+             "mlp_norm"_a.noconvert(), "q"_a, "k"_a, "v"_a, "o"_a, "sinks"_a.noconvert().none(),
+             "window"_a, "scale"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
+             "router"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "num_experts"_a,
+             "num_active"_a, "alpha"_a, "limit"_a, "up_offset"_a)
+        .def("step", &Decoder::step, "chunks"_a, "rows"_a, "logits"_a.noconvert());
+}
+
+}  // namespace bobot

@@ -1,0 +1,155 @@
+"""A tiny model of each family that the C++ decoder computes, with any kind of weights, and the two
+ways to its logits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bobot.engine.fused import MAX_TOKENS, fused_decoder
+from bobot.engine.kv_cache import KVCache
+from bobot.layers.context import PackedAttention
+from bobot.layers.linear import Linear
+from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
+from bobot.models.llama import Llama, LlamaConfig
+from bobot.models.mixtral import Mixtral, MixtralConfig
+from bobot.ops.rope import RopeParameters
+from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_blocks
+from bobot.quant.grid import GRIDS, round_to_nearest
+from bobot.quant.weight import Weight, stack, values_of
+
+SETTINGS: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+}
+YARN = RopeParameters(
+    theta=150000.0, kind="yarn", factor=32.0, original_max_position_embeddings=16, truncate=False
+)
+LLAMA3 = RopeParameters(kind="llama3", factor=8.0, original_max_position_embeddings=16)
+KINDS = {kind.name: kind for kind in BLOCK_TYPES.values()}
+Packing = Callable[[Tensor], Weight]
+
+
+def llama(**changes: Any) -> Llama:
+    return Llama(LlamaConfig(**SETTINGS | changes))
+
+
+def mixtral(**changes: Any) -> Mixtral:
+    more: dict[str, Any] = {"num_local_experts": 5, "num_experts_per_tok": 2}
+    return Mixtral(MixtralConfig(**SETTINGS | more | changes))
+
+
+def gpt_oss(**changes: Any) -> GptOss:
+    more: dict[str, Any] = {
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "layer_types": (SLIDING, FULL, SLIDING),
+        "sliding_window": 7,
+        "rope": YARN,
+        "attention_bias": True,
+    }
+    return GptOss(GptOssConfig(**SETTINGS | more | changes))
+
+
+def _q8_0(weight: Tensor) -> Weight:
+    return weight_from_blocks(KINDS["Q8_0"], quantize_q8_0(weight).view(len(weight), -1))
+
+
+def _q4_k(weight: Tensor) -> Weight:
+    """Random blocks of about the weight's size: nothing here packs Q4_K."""
+    blocks = torch.randint(0, 256, (weight.numel() // 256, 144), dtype=torch.uint8)
+    scales = torch.tensor([2e-4, 1.5e-3]).expand(len(blocks), 2) * (
+        0.5 + torch.rand(len(blocks), 1)
+    )
+    blocks[:, :4] = scales.half().contiguous().view(torch.uint8)
+    return weight_from_blocks(KINDS["Q4_K"], blocks.view(len(weight), -1))
+
+
+PACKINGS: dict[str, Packing | None] = {
+    "float32": None,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "int8": lambda weight: round_to_nearest(weight, GRIDS["int8"]),
+    "int4": lambda weight: round_to_nearest(weight, GRIDS["int4"]),
+    "mxfp4": lambda weight: round_to_nearest(weight, GRIDS["mxfp4"]),
+}
+
+
+def filled(model: Any, packing: str = "float32") -> Any:
+    """The model with random weights, its matrices packed; the head and the routers stay plain."""
+    torch.manual_seed(3)
+    model = model.eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.uniform_(0.5, 1.5)
+        else:
+            parameter.normal_(std=0.12)
+    pack = PACKINGS[packing]
+    if pack is None:
+        return model
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and not name.endswith(("lm_head", "router", ".gate")):
+            _replace(module, "weight", pack(values_of(module.weight)))
+        elif name.endswith("experts"):
+            for key, parameter in list(module.named_parameters()):
+                if parameter.ndim == 3:
+                    _replace(module, key, stack([pack(matrix) for matrix in parameter]))
+    return model
+
+
+def _replace(module: nn.Module, name: str, weight: Weight) -> None:
+    delattr(module, name)
+    setattr(module, name, weight)
+
+
+def by_module(model: Any, sequences: list[list[int]]) -> list[Tensor]:
+    """Logits (T, V) of every token, each sequence through packed attention at once."""
+    results = []
+    for ids in sequences:
+        hidden_TD = model(torch.tensor(ids), torch.arange(len(ids)), PackedAttention())
+        results.append(model.logits(hidden_TD))
+    return results
+
+
+def by_decoder(
+    model: Any, sequences: list[list[int]], *, most: int = MAX_TOKENS, block_size: int = 4
+) -> list[Tensor]:
+    """The same in steps of at most `most` tokens from any of the sequences, whose blocks lie
+    scattered in the cache.
+    """
+    draw = random.Random(7)
+    num_blocks = sum(-(-len(ids) // block_size) for ids in sequences) + 3
+    weight = next(p for p in model.parameters() if p.is_floating_point())
+    cache = KVCache(model.kv_specs(), num_blocks, block_size, weight.dtype, weight.device)
+    fused = fused_decoder(model, cache)
+    assert fused is not None
+    free = draw.sample(range(num_blocks), num_blocks)
+    tables = [[free.pop() for _ in range(-(-len(ids) // block_size))] for ids in sequences]
+    results: list[list[Tensor]] = [[] for _ in sequences]
+    while any(len(result) < len(ids) for result, ids in zip(results, sequences, strict=True)):
+        chunks, owners, room = [], [], draw.randint(1, most)
+        for n, ids in draw.sample(list(enumerate(sequences)), len(sequences)):
+            first = len(results[n])
+            count = min(draw.randint(0, room), len(ids) - first)
+            if count:
+                chunks.append((first, ids[first : first + count], tables[n]))
+                owners += [n] * count
+                room -= count
+        # Rows of logits in another order than the tokens.
+        rows = draw.sample(range(len(owners)), len(owners))
+        logits_RV = torch.full((len(rows), fused.vocab_size), float("nan"))
+        fused.native.step(chunks, rows, logits_RV.numpy())
+        for row, owner in enumerate(owners):
+            results[owner].append(logits_RV[rows.index(row)])
+    return [torch.stack(result) for result in results]
