@@ -13,14 +13,7 @@ from torch import Tensor
 from bobot.engine.request import Chunk, Sequence
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import RequestError
-from bobot.ops.sampling import (
-    apply_temperature,
-    draw,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-    penalize,
-)
+from bobot.ops.sampling import best_ids, penalize, sample
 
 
 @dataclass(frozen=True)
@@ -48,8 +41,7 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
     """
     if not chunks:
         return []
-    finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
-    best = logits_RV.argmax(dim=-1).tolist()
+    best = best_ids(logits_RV)
     choices: list[list[Choice]] = []
     row = 0
     for chunk in chunks:
@@ -57,7 +49,7 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
         for num_right, draft_id in enumerate((*chunk.draft_ids, None)):
             drafts = chunk.draft_ids[:num_right]
             at = row + num_right
-            choice = _choose_one(logits_RV[at], finite[at], best[at], chunk.sequence, drafts)
+            choice = _choose_one(logits_RV[at], best[at], chunk.sequence, drafts)
             choices[-1].append(choice)
             if choice.token_id != draft_id:
                 break
@@ -66,10 +58,10 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
 
 
 def _choose_one(
-    logits_V: Tensor, is_finite: bool, best: int, sequence: Sequence, drafts: tuple[int, ...]
+    logits_V: Tensor, best: int | None, sequence: Sequence, drafts: tuple[int, ...]
 ) -> Choice:
     """The token behind those of the sequence and the `drafts` that were right."""
-    if not is_finite:
+    if best is None:
         return Choice(None, error=_not_finite(logits_V, sequence.num_tokens + len(drafts)))
     params = sequence.request.params
     if params.is_greedy and not params.changes_logits:
@@ -94,11 +86,14 @@ def _sample(
         )
     if params.is_greedy:
         return int(logits_V.argmax())
-    logits_V = apply_temperature(logits_V, params.temperature)
-    logits_V = keep_top_k(logits_V, params.top_k)
-    logits_V = keep_top_p(logits_V, params.top_p)
-    logits_V = keep_min_p(logits_V, params.min_p)
-    return draw(logits_V, sequence.token_key(sequence.num_tokens + len(drafts)))
+    return sample(
+        logits_V,
+        sequence.token_key(sequence.num_tokens + len(drafts)),
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+    )
 
 
 def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int | None) -> Choice:

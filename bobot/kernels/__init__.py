@@ -326,6 +326,34 @@ def attention_plan(
     )
 
 
+def sample(
+    logits_V: Array,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    key: int,
+    force: str | None = None,
+) -> int:
+    """A token id by the rules of `ops.sampling.sample_reference`, temperature above 0, or -1 where
+    no id can be chosen: a logit is NaN or infinite, or all are -inf.
+
+    The id is the reference's unless a probability lies within rounding (1e-6 of it) of a filter's
+    bound, or two noisy scores within 1e-15 of each other.
+    Raises ValueError for an empty row, TypeError for another dtype.
+    """
+    return _extension().sample(logits_V, temperature, top_k, top_p, min_p, key, force or isa())
+
+
+def best(logits_RV: Array, *, force: str | None = None) -> list[int]:
+    """The first id with the largest logit of each row, or -1 where not all logits are finite.
+
+    Raises ValueError for empty rows, TypeError for another dtype.
+    """
+    return _extension().best(logits_RV, force or isa())
+
+
 def _extension() -> Any:
     if _native is None:
         raise NotFoundError(

@@ -71,6 +71,16 @@ class Decoder:
         self, chunks: list[tuple[int, list[int], list[int]]], rows: list[int], logits: Any
     ) -> None: ...
 
+def sample(
+    logits: Any,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    key: int,
+    isa: str,
+) -> int: ...
+def best(logits: Any, isa: str) -> list[int]: ...
 def features() -> dict[str, bool]: ...
 def formats() -> dict[str, tuple[int, int]]: ...
 def dequantize(

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from bobot import kernels
+
 NEVER = float("-inf")
 
 
@@ -46,6 +48,52 @@ def penalize(
         ids = torch.tensor(list(logit_bias), device=device)
         scores_V[ids] += torch.tensor(list(logit_bias.values()), device=device)
     return scores_V
+
+
+def best_ids(logits_RV: Tensor) -> list[int | None]:
+    """The most likely token of each row, the first on ties; None where a logit is not finite."""
+    if _has_kernels(logits_RV):
+        best = kernels.best(logits_RV.contiguous().numpy())
+        return [None if token_id < 0 else token_id for token_id in best]
+    finite = torch.isfinite(logits_RV).all(dim=-1).tolist()
+    best = logits_RV.argmax(dim=-1).tolist()
+    return [i if is_finite else None for i, is_finite in zip(best, finite, strict=True)]
+
+
+def sample(
+    logits_V: Tensor, key: int, *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> int:
+    """One token id drawn after temperature (above 0), top_k, top_p and min_p, for a row in which
+    NaN and infinity do not occur. What is computed is `sample_reference`; see `kernels.sample`.
+    """
+    if not _has_kernels(logits_V):
+        return sample_reference(
+            logits_V, key, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+        )
+    return kernels.sample(
+        logits_V.contiguous().numpy(),
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        key=key,
+    )
+
+
+def _has_kernels(logits: Tensor) -> bool:
+    is_plain = logits.dtype == torch.float32 and not logits.requires_grad
+    return kernels.available and logits.device.type == "cpu" and is_plain
+
+
+def sample_reference(
+    logits_V: Tensor, key: int, *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> int:
+    """The definition of `sample`, step by step."""
+    logits_V = apply_temperature(logits_V, temperature)
+    logits_V = keep_top_k(logits_V, top_k)
+    logits_V = keep_top_p(logits_V, top_p)
+    logits_V = keep_min_p(logits_V, min_p)
+    return draw(logits_V, key)
 
 
 def apply_temperature(logits_V: Tensor, temperature: float) -> Tensor:

@@ -24,6 +24,7 @@ using namespace nb::literals;
 namespace bobot {
 
 void bind_decoder(nb::module_& m);
+void bind_sampler(nb::module_& m);
 void bind_tiles(nb::module_& m);
 void bind_limits(nb::module_& m);
 
@@ -147,4 +148,5 @@ NB_MODULE(_native, m) {
           "scales"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a, "isa"_a);
     bobot::bind_attention(m);
     bobot::bind_decoder(m);
+    bobot::bind_sampler(m);
 }

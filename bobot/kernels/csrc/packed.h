@@ -41,6 +41,12 @@ struct Tiles;
 // Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
 constexpr std::size_t kMaxColumns = 1024;
 
+struct LogitsScan {
+    float largest;
+    bool is_valid;   // no logit is infinite or not a number; -infinity rules a token out
+    bool is_finite;  // no logit is -infinity either
+};
+
 // The kernels of one instruction set.
 struct Kernels {
     const Format* formats;
@@ -54,6 +60,11 @@ struct Kernels {
 
     // decoder.h; false if there is no memory to work in.
     bool (*decode)(const DecoderPlan& plan, const DecoderStep& step);
+
+    LogitsScan (*scan_logits)(const float* logits, std::size_t count);
+    // weights = exp((logits - largest) / temperature), at least e^-87; returns their sum.
+    double (*weigh_logits)(const float* logits, std::size_t count, float largest, float temperature,
+                           float* weights);
 
     // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows.
     std::size_t max_block_rows;

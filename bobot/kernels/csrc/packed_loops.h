@@ -21,6 +21,7 @@
 #include "decoder_loops.h"
 #include "packed.h"
 #include "packed_formats.h"
+#include "sampler_loops.h"
 #include "tile_loops.h"
 
 namespace bobot {
@@ -259,6 +260,7 @@ template <class Simd>
 constexpr Kernels kernels() {
     return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
             add_columns<Simd>,    decode<Simd>,
+            scan_logits,          weigh_logits,
             Simd::kMaxRows,       fill_activations,
             multiply_tiles<Simd>, unpack_tiles<Simd>,
             attend_rows<Simd>};
