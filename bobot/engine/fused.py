@@ -48,6 +48,7 @@ class FusedDecoder:
             embedding=matrix(decoder.embed_tokens.weight),
             lm_head=matrix(model.lm_head.weight),
             norm_D=floats(decoder.norm.weight),
+            is_integer=cache.keys[0].dtype != torch.float32,
             num_threads=_num_threads(layers),
         )
         for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
@@ -77,7 +78,8 @@ def _num_threads(layers: list[Arguments]) -> int:
     """
     names = ("q", "k", "v", "o", "gate", "up", "down")
     linears = [layer[name] for layer in layers for name in names if layer[name] is not None]
-    num_bytes = sum(matrix[1].nbytes for matrix, _ in linears) // len(layers)
+    arrays = [part for matrix, _ in linears for part in matrix if isinstance(part, Tensor)]
+    num_bytes = sum(array.nbytes for array in arrays) // len(layers)
     num_threads = torch.get_num_threads()
     return num_threads if num_bytes >= num_threads * BYTES_PER_THREAD else 1
 

@@ -19,7 +19,8 @@ from bobot.models.gpt_oss import GptOss, GptOssLayer
 from bobot.models.llama import Llama, LlamaLayer
 from bobot.models.mixtral import Mixtral, MixtralLayer
 from bobot.quant.native import packed_rows
-from bobot.quant.weight import Weight
+from bobot.quant.tiles import TileFormat
+from bobot.quant.weight import QuantWeight, Weight
 
 Arguments = dict[str, Any]
 PLAIN_SWIGLU = {"alpha": 1.0, "limit": math.inf, "up_offset": 0.0}
@@ -32,6 +33,8 @@ class NoKernelError(Exception):
 
 def matrix(weight: Weight) -> kernels.Matrix:
     """A matrix, or those of all experts one behind the other."""
+    if isinstance(weight, QuantWeight) and isinstance(weight.format, TileFormat):
+        return *weight.format.layout.arguments(), weight.parts["tiles"].flatten()
     packed = packed_rows(weight)
     if packed is None or not packed.has_kernel:
         raise NoKernelError

@@ -25,8 +25,9 @@ except ImportError:
 Array = Any
 """A NumPy array or a torch tensor on the CPU."""
 
-Matrix = tuple[str, Array, Array | None, int, int]
-"""Format, values, scales or None, rows_per_scale and values_per_scale, as `linear` takes them."""
+Matrix = tuple[str, Array, Array | None, int, int] | tuple[str, str, int, int, int, Array]
+"""Packed rows: format, values, scales or None, rows_per_scale and values_per_scale, as `linear`
+takes them. Or tiles: the arguments of `tiles_bytes` and the bytes, uint8 (bytes)."""
 
 available: bool = _native is not None
 
@@ -243,14 +244,15 @@ def decoder(
     embedding: Matrix,
     lm_head: Matrix,
     norm_D: Array,
+    is_integer: bool,
     num_threads: int,
     force: str | None = None,
 ) -> Any:
     """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
     mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
-    Vectors are float32; frequencies (head_dim / 2) and rope_factor as in ops/rope.py. The object
-    has
+    Vectors are float32; is_integer as in `tiles_linear`; frequencies (head_dim / 2) and rope_factor
+    as in ops/rope.py. The object has
 
         add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
                   values, router, gate, up, down, num_experts, num_active, alpha, limit, up_offset)
@@ -279,6 +281,7 @@ def decoder(
         embedding,
         lm_head,
         norm_D,
+        is_integer,
         num_threads,
         force or isa(),
     )

@@ -14,6 +14,7 @@ from tiny_decoders import (
     by_module,
     filled,
     gpt_oss,
+    in_dtype,
     llama,
     mixtral,
 )
@@ -55,8 +56,10 @@ def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> torch.Tensor
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_logits_are_those_of_the_model(family: str, packing: str) -> None:
-    made = filled(FAMILIES[family](**WIDE if packing == "Q4_K" else {}), packing)
+@pytest.mark.parametrize("is_tiled", [False, True])
+def test_logits_are_those_of_the_model(family: str, packing: str, is_tiled: bool) -> None:
+    changes = WIDE if packing == "Q4_K" else {}
+    made = filled(FAMILIES[family](**changes), packing, is_tiled=is_tiled)
     difference = worst(by_decoder(made, SEQUENCES), by_module(made, SEQUENCES))
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
 
@@ -92,21 +95,43 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same(
     monkeypatch.setenv("BOBOT_ISA", isa)
     monkeypatch.setattr(fused, "_num_threads", lambda layers: num_threads)
     for dtype, limit in [(torch.float32, 2e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]:
-        made = filled(FAMILIES[family](attention_bias=family != "mixtral")).to(dtype)
-        found, exact = by_decoder(made, SEQUENCES), by_module(made.float(), SEQUENCES)
+        made = in_dtype(filled(FAMILIES[family](attention_bias=family != "mixtral")), dtype)
+        found, exact = (
+            by_decoder(made, SEQUENCES),
+            by_module(in_dtype(made, torch.float32), SEQUENCES),
+        )
         error = float(errors(found, exact).quantile(0.9))
         assert error <= limit, f"{dtype}: logits differ by {error:.1e}"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_models_come_as_near_to_float32_as_in_torch(family: str, dtype: torch.dtype) -> None:
-    made = filled(FAMILIES[family]()).to(dtype)
+@pytest.mark.parametrize(
+    ("family", "packing"), [*((family, "float32") for family in FAMILIES), ("llama", "Q8_0")]
+)
+def test_16_bit_models_come_nearer_to_float32_than_in_torch(
+    family: str, dtype: torch.dtype, packing: str
+) -> None:
+    """With tiles, which then take activations as integers of 16 bits, and without."""
+    made = in_dtype(filled(FAMILIES[family](), packing, is_tiled=True), dtype)
     found, by_torch = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
-    exact = by_module(made.float(), SEQUENCES)
+    exact = by_module(in_dtype(made, torch.float32), SEQUENCES)
     for share in (0.5, 0.9):
         step, reference = (float(errors(x, exact).quantile(share)) for x in (found, by_torch))
         assert step <= reference / 2, f"error {step:.1e}, in torch {reference:.1e}"
+
+
+@pytest.mark.parametrize("isa", [name for name, usable in kernels.features().items() if usable])
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiles_of_odd_shapes_give_the_same_everywhere(
+    isa: str, num_threads: int, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOBOT_ISA", isa)
+    monkeypatch.setattr(fused, "_num_threads", lambda layers: num_threads)
+    changes = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8}
+    made = filled(FAMILIES[family](intermediate_size=160, **changes), "Q8_0", is_tiled=True)
+    difference = worst(by_decoder(made, SEQUENCES), by_module(made, SEQUENCES))
+    assert difference <= 1e-5, f"logits differ by {difference:.1e}"
 
 
 def test_several_blocks_and_sizes_of_steps_give_the_same() -> None:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from bobot.engine.fused import MAX_TOKENS, fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.layers.context import PackedAttention
-from bobot.layers.linear import Linear
+from bobot.layers.linear import Embedding, Linear
 from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
 from bobot.models.llama import Llama, LlamaConfig
 from bobot.models.mixtral import Mixtral, MixtralConfig
 from bobot.ops.rope import RopeParameters
 from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_blocks
 from bobot.quant.grid import GRIDS, round_to_nearest
-from bobot.quant.weight import Weight, stack, values_of
+from bobot.quant.tiles import tiled
+from bobot.quant.weight import QuantWeight, Weight, stack, values_of
 
 SETTINGS: dict[str, Any] = {
     "vocab_size": 61,
@@ -69,9 +70,7 @@ def _q8_0(weight: Tensor) -> Weight:
 def _q4_k(weight: Tensor) -> Weight:
     """Random blocks of about the weight's size: nothing here packs Q4_K."""
     blocks = torch.randint(0, 256, (weight.numel() // 256, 144), dtype=torch.uint8)
-    scales = torch.tensor([2e-4, 1.5e-3]).expand(len(blocks), 2) * (
-        0.5 + torch.rand(len(blocks), 1)
-    )
+    scales = torch.tensor([1e-4, 8e-4]).expand(len(blocks), 2) * (0.5 + torch.rand(len(blocks), 1))
     blocks[:, :4] = scales.half().contiguous().view(torch.uint8)
     return weight_from_blocks(KINDS["Q4_K"], blocks.view(len(weight), -1))
 
@@ -86,8 +85,8 @@ PACKINGS: dict[str, Packing | None] = {
 }
 
 
-def filled(model: Any, packing: str = "float32") -> Any:
-    """The model with random weights, its matrices packed; the head and the routers stay plain."""
+def filled(model: Any, packing: str = "float32", *, is_tiled: bool = False) -> Any:
+    """The model with random weights, its matrices packed; the routers stay plain."""
     torch.manual_seed(3)
     model = model.eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
@@ -95,17 +94,27 @@ def filled(model: Any, packing: str = "float32") -> Any:
             parameter.uniform_(0.5, 1.5)
         else:
             parameter.normal_(std=0.12)
-    pack = PACKINGS[packing]
-    if pack is None:
+    if PACKINGS[packing] is None:
         return model
+
+    def pack(weight: Tensor) -> Weight:
+        packed = PACKINGS[packing](weight)  # pyright: ignore[reportOptionalCall]
+        return tiled(packed) if is_tiled and isinstance(packed, QuantWeight) else packed
+
     for name, module in model.named_modules():
-        if isinstance(module, Linear) and not name.endswith(("lm_head", "router", ".gate")):
+        if isinstance(module, Linear | Embedding) and not name.endswith(("router", ".gate")):
             _replace(module, "weight", pack(values_of(module.weight)))
         elif name.endswith("experts"):
             for key, parameter in list(module.named_parameters()):
                 if parameter.ndim == 3:
                     _replace(module, key, stack([pack(matrix) for matrix in parameter]))
-    return model
+    return in_dtype(model, torch.float32)
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The model, in place, with plain weights and activations in that dtype."""
+    model.model.embed_tokens.dtype = dtype
+    return model.to(dtype)
 
 
 def _replace(module: nn.Module, name: str, weight: Weight) -> None:

@@ -18,6 +18,7 @@ namespace bobot {
 namespace {
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using Numbers = std::vector<std::int64_t>;
 // The first position of some tokens of one sequence, their ids, and the sequence's blocks.
@@ -38,7 +39,7 @@ public:
     Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim,
             std::size_t block_size, double eps, const Floats& frequencies, double rope_factor,
             const nb::tuple& embedding, const nb::tuple& lm_head, const Floats& norm,
-            int num_threads, const std::string& isa)
+            bool is_integer, int num_threads, const std::string& isa)
         : kernels_(kernels_of(isa)) {
         plan_.hidden_size = norm.size();
         plan_.num_heads = num_heads;
@@ -49,19 +50,20 @@ public:
         plan_.rope_factor = static_cast<float>(rope_factor);
         plan_.norm = floats(norm, norm.size());
         plan_.num_threads = num_threads;
+        plan_.is_integer = is_integer;
         require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
                     head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1 && num_threads >= 1,
                 "heads, blocks or threads do not fit together");
         plan_.frequencies = floats(frequencies, head_dim / 2);
         plan_.embedding = matrix(embedding);
         plan_.lm_head = matrix(lm_head);
-        plan_.vocab_size = plan_.lm_head.rows.num_rows;
-        require(plan_.lm_head.rows.num_columns == plan_.hidden_size && plan_.vocab_size >= 1 &&
-                    has_shape(plan_.embedding, plan_.vocab_size, plan_.hidden_size),
-                "embedding, lm_head and norm do not fit together");
+        plan_.vocab_size = num_rows(plan_.lm_head);
+        require(plan_.vocab_size >= 1, "the vocabulary is empty");
+        require_shape(plan_.embedding, plan_.vocab_size, plan_.hidden_size);
+        require_shape(plan_.lm_head, plan_.vocab_size, plan_.hidden_size);
     }
 
-    // Each linear is ((format, values, scales, rows_per_scale, values_per_scale), bias or None).
+    // Each linear is (matrix, bias or None); what a matrix is says matrix().
     void add_layer(const Floats& attention_norm, const Floats& mlp_norm, const nb::tuple& q,
                    const nb::tuple& k, const nb::tuple& v, const nb::tuple& o,
                    const std::optional<Floats>& sinks, std::size_t window, double scale,
@@ -96,12 +98,12 @@ public:
         mlp.limit = static_cast<float>(limit);
         mlp.up_offset = static_cast<float>(up_offset);
         if (router) mlp.router = linear(*router, num_experts, d);
-        const std::size_t gate_rows = matrix_rows(gate) / num_experts;
-        require(!mlp.is_interleaved || gate_rows % 2 == 0, "gate and up come in pairs of rows");
-        mlp.intermediate_size = mlp.is_interleaved ? gate_rows / 2 : gate_rows;
-        mlp.gate = stack(gate, num_experts, gate_rows, d);
-        if (up) mlp.up = stack(*up, num_experts, gate_rows, d);
-        mlp.down = stack(down, num_experts, d, mlp.intermediate_size);
+        mlp.down = stack(down, num_experts);
+        mlp.intermediate_size = num_columns(mlp.down.weight);
+        const std::size_t f = mlp.intermediate_size;
+        mlp.gate = stack(gate, num_experts, up ? f : 2 * f, d);
+        if (up) mlp.up = stack(*up, num_experts, f, d);
+        require_shape(mlp.down.weight, d, f);
         layers_.push_back(layer);
         plan_.layers = layers_.data();
         plan_.num_layers = layers_.size();
@@ -152,37 +154,60 @@ private:
         arrays_.push_back(array);
         return array.data();
     }
+    // Packed rows have five parts, as `linear` takes them; tiles six: format, scales, rows, columns,
+    // group and the bytes of all matrices.
     Weight matrix(const nb::tuple& parts, std::size_t count = 1) {
-        require(nb::len(parts) == 5, "a matrix has five parts");
+        require(nb::len(parts) == 5 || nb::len(parts) == 6, "a matrix has five or six parts");
         owners_.append(parts);
         Weight weight{};
         weight.count = count;
-        weight.rows = weight_of(format_of(kernels_, nb::cast<std::string>(parts[0])),
-                         nb::cast<Matrix<const std::uint8_t>>(parts[1]),
-                         nb::cast<std::optional<AnyMatrix>>(parts[2]),
-                         nb::cast<std::size_t>(parts[3]), nb::cast<std::size_t>(parts[4]));
+        const auto format = nb::cast<std::string>(parts[0]);
+        const auto number = [&](std::size_t i) { return nb::cast<std::size_t>(parts[i]); };
+        if (nb::len(parts) == 5) {
+            weight.rows = weight_of(format_of(kernels_, format),
+                                    nb::cast<Matrix<const std::uint8_t>>(parts[1]),
+                                    nb::cast<std::optional<AnyMatrix>>(parts[2]), number(3),
+                                    number(4));
+            require(weight.rows.num_rows % (count * weight.rows.scales.rows_per_scale) == 0 ||
+                        count == 1,
+                    "matrices of a stack share rows or scales");
+            return weight;
+        }
+        const auto bytes = nb::cast<Bytes>(parts[5]);
+        weight.tiles = tiles_of(format, nb::cast<std::string>(parts[1]), number(2), number(3),
+                                number(4));
+        require(bytes.size() == count * weight.tiles.num_bytes,
+                "the tiles have " + std::to_string(bytes.size()) + " bytes, not " +
+                    std::to_string(count * weight.tiles.num_bytes));
+        weight.tiles.data = bytes.data();
         return weight;
-    }
-    static std::size_t matrix_rows(const nb::tuple& linear) {
-        const auto parts = nb::cast<nb::tuple>(linear[0]);
-        return nb::cast<Matrix<const std::uint8_t>>(parts[1]).shape(0);
     }
     DecoderLinear linear(const nb::tuple& parts, std::size_t rows, std::size_t columns) {
         return stack(parts, 1, rows, columns);
     }
     DecoderLinear stack(const nb::tuple& parts, std::size_t count, std::size_t rows,
                         std::size_t columns) {
-        require(nb::len(parts) == 2, "a linear layer is a matrix and a bias");
-        DecoderLinear made{matrix(nb::cast<nb::tuple>(parts[0]), count), nullptr};
-        require(has_shape(made.weight, count * rows, columns),
-                "the matrices of a layer do not fit together");
-        require(rows % made.weight.rows.scales.rows_per_scale == 0 || count == 1,
-                "matrices of a stack share scales");
-        if (!parts[1].is_none()) made.bias = floats(nb::cast<Floats>(parts[1]), count * rows);
+        const DecoderLinear made = stack(parts, count);
+        require_shape(made.weight, rows, columns);
         return made;
     }
-    static bool has_shape(const Weight& weight, std::size_t rows, std::size_t columns) {
-        return weight.rows.num_rows == rows && weight.rows.num_columns == columns;
+    DecoderLinear stack(const nb::tuple& parts, std::size_t count) {
+        require(nb::len(parts) == 2, "a linear layer is a matrix and a bias");
+        DecoderLinear made{matrix(nb::cast<nb::tuple>(parts[0]), count), nullptr};
+        if (!parts[1].is_none())
+            made.bias = floats(nb::cast<Floats>(parts[1]), count * num_rows(made.weight));
+        return made;
+    }
+    // Of each matrix of a stack.
+    static std::size_t num_rows(const Weight& weight) {
+        return weight.tiles.data ? weight.tiles.num_rows : weight.rows.num_rows / weight.count;
+    }
+    static std::size_t num_columns(const Weight& weight) {
+        return weight.tiles.data ? weight.tiles.num_columns : weight.rows.num_columns;
+    }
+    static void require_shape(const Weight& weight, std::size_t rows, std::size_t columns) {
+        require(num_rows(weight) == rows && num_columns(weight) == columns,
+                "the matrices of a model do not fit together");
     }
     void set_cache(DecoderLayer& layer, const Cache& keys, const Cache& values) {
         const std::size_t slot = plan_.num_kv_heads * plan_.head_dim;
@@ -214,11 +239,11 @@ private:
 void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder")
         .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
-                      double, const nb::tuple&, const nb::tuple&, const Floats&, int,
+                      double, const nb::tuple&, const nb::tuple&, const Floats&, bool, int,
                       const std::string&>(),
              "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "eps"_a,
              "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "lm_head"_a,
-             "norm"_a.noconvert(), "num_threads"_a, "isa"_a)
+             "norm"_a.noconvert(), "is_integer"_a, "num_threads"_a, "isa"_a)
         .def("add_layer", &Decoder::add_layer, nb::kw_only(), "attention_norm"_a.noconvert(),
              "mlp_norm"_a.noconvert(), "q"_a, "k"_a, "v"_a, "o"_a, "sinks"_a.noconvert().none(),
              "window"_a, "scale"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(),

@@ -20,43 +20,15 @@ using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using ConstBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-Scales scales_named(const std::string& dtype) {
-    if (dtype == "float16") return Scales::float16;
-    if (dtype == "bfloat16") return Scales::bfloat16;
-    if (dtype == "float32") return Scales::float32;
-    if (dtype == "uint8") return Scales::e8m0;
-    throw std::invalid_argument("scales are float16, bfloat16, float32 or uint8 (E8M0), not " +
-                                dtype);
-}
-
-// `scales` names the dtype of scales that lie apart; empty for formats that hold them.
-Tiles layout(const std::string& name, const std::string& scales, std::size_t num_rows,
-             std::size_t num_columns, std::size_t group) {
-    const TileFormat* format = tile_format(name.c_str());
-    require(format != nullptr, "there are no tiles of the format " + name);
-    const Scales kind = scales.empty() ? format->scales : scales_named(scales);
-    require((kind == Scales::e8m0) == (format->scales == Scales::e8m0) &&
-                (scales.empty() || format->scales != Scales::float16),
-            "scales of " + name + " do not have that dtype");
-    const std::size_t unit = format->steps != Steps::none ? kSuperBlock : kTile;
-    require(num_rows >= 1 && num_columns >= 1 && num_columns % unit == 0,
-            "a row of " + name + " has a multiple of " + std::to_string(unit) + " inputs, not " +
-                std::to_string(num_columns));
-    require(format->group || (group >= kTile && group % kTile == 0 && num_columns % group == 0),
-            "a scale of " + name + " is for a multiple of 32 inputs that divides a row, not for " +
-                std::to_string(group));
-    return tiles_layout(*format, kind, num_rows, num_columns, group);
-}
-
 std::size_t tiles_bytes(const std::string& format, const std::string& scales, std::size_t num_rows,
                         std::size_t num_columns, std::size_t group) {
-    return layout(format, scales, num_rows, num_columns, group).num_bytes;
+    return tiles_of(format, scales, num_rows, num_columns, group).num_bytes;
 }
 
 void pack(const std::string& format, const std::string& scale_kind, std::size_t num_rows,
           std::size_t num_columns, std::size_t group, const Matrix<const std::uint8_t>& values,
           const std::optional<AnyMatrix>& scales, const Bytes& out, int num_threads) {
-    const Tiles w = layout(format, scale_kind, num_rows, num_columns, group);
+    const Tiles w = tiles_of(format, scale_kind, num_rows, num_columns, group);
     const Format& rows = format_of(kPortable, format);
     require(values.shape(0) == num_rows, "values do not have one row for each of the weight");
     require(values.shape(1) * rows.block_values == num_columns * rows.block_bytes,
@@ -105,7 +77,7 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
             const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
             int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
-    Tiles w = layout(format, scales, num_rows_of_weight, num_columns, group);
+    Tiles w = tiles_of(format, scales, num_rows_of_weight, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
     require(x.shape(1) == w.num_columns && out.shape(1) == w.num_rows,
@@ -137,7 +109,7 @@ void rows(const std::string& format, const std::string& scales, std::size_t num_
           std::size_t num_columns, std::size_t group, const ConstBytes& data, const Numbers& index,
           const Matrix<float>& out, int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
-    Tiles w = layout(format, scales, num_rows, num_columns, group);
+    Tiles w = tiles_of(format, scales, num_rows, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
     require(out.shape(0) == index.size() && out.shape(1) == num_columns,

@@ -11,6 +11,7 @@
 
 #include "cpu_features.h"
 #include "packed_rows.h"
+#include "tiles.h"
 
 namespace bobot {
 namespace {
@@ -85,6 +86,34 @@ inline PackedRows weight_of(const Format& format, const Matrix<const std::uint8_
     require((weight.scales.kind == ScaleRows::Kind::e8m0) == (name == "mxfp4"),
             "scales of mxfp4 are uint8, those of other formats are floating");
     return weight;
+}
+
+inline Scales scales_named(const std::string& dtype) {
+    if (dtype == "float16") return Scales::float16;
+    if (dtype == "bfloat16") return Scales::bfloat16;
+    if (dtype == "float32") return Scales::float32;
+    if (dtype == "uint8") return Scales::e8m0;
+    throw std::invalid_argument("scales are float16, bfloat16, float32 or uint8 (E8M0), not " +
+                                dtype);
+}
+
+// Tiles without their data. `scales` names the dtype of scales that lie apart; empty for formats that hold them.
+inline Tiles tiles_of(const std::string& name, const std::string& scales, std::size_t num_rows,
+                      std::size_t num_columns, std::size_t group) {
+    const TileFormat* format = tile_format(name.c_str());
+    require(format != nullptr, "there are no tiles of the format " + name);
+    const Scales kind = scales.empty() ? format->scales : scales_named(scales);
+    require((kind == Scales::e8m0) == (format->scales == Scales::e8m0) &&
+                (scales.empty() || format->scales != Scales::float16),
+            "scales of " + name + " do not have that dtype");
+    const std::size_t unit = format->steps != Steps::none ? kSuperBlock : kTile;
+    require(num_rows >= 1 && num_columns >= 1 && num_columns % unit == 0,
+            "a row of " + name + " has a multiple of " + std::to_string(unit) + " inputs, not " +
+                std::to_string(num_columns));
+    require(format->group || (group >= kTile && group % kTile == 0 && num_columns % group == 0),
+            "a scale of " + name + " is for a multiple of 32 inputs that divides a row, not for " +
+                std::to_string(group));
+    return tiles_layout(*format, kind, num_rows, num_columns, group);
 }
 
 // Calls share(first, end) for equal shares of [0, num_rows), one for each thread.
