@@ -22,7 +22,9 @@ from tiny_decoders import (
 from bobot import kernels
 from bobot.engine import Engine, EngineConfig, SamplingParams, fused
 from bobot.engine.kv_cache import KVCache
+from bobot.layers.context import PackedAttention
 from bobot.models.llama import Llama
+from bobot.ops.rope import RopeParameters
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
@@ -238,3 +240,20 @@ def test_arrays_that_do_not_fit_are_refused(values: Any) -> None:
     cache.values[1] = values()
     with pytest.raises(ValueError):
         fused.fused_decoder(made, cache)
+
+
+@pytest.mark.parametrize("rope", [RopeParameters(), YARN, LLAMA3], ids=lambda rope: rope.kind)
+def test_angles_of_far_positions_are_those_of_the_model(rope: RopeParameters) -> None:
+    """One layer and two keys in sight: the first token sees one that was never written, the others
+    only each other's.
+    """
+    first = 131_000
+    made = filled(llama(rope=rope, sliding_window=2, num_hidden_layers=1))
+    cache = KVCache(made.kv_specs(), 1, 1 << 17, torch.float32, torch.device("cpu"))
+    decoder = fused.fused_decoder(made, cache)
+    assert decoder is not None
+    logits_RV = torch.empty(3, 61)
+    decoder.native.step([(first, [5, 6, 7], [0])], [0, 1, 2], logits_RV.numpy())
+    hidden_TD = made(torch.tensor([5, 6, 7]), first + torch.arange(3), PackedAttention())
+    difference = worst([logits_RV[1:]], [made.logits(hidden_TD)[1:]])
+    assert difference <= 1e-5, f"logits differ by {difference:.1e}"
