@@ -140,7 +140,7 @@ def test_a_gguf_gives_the_logits_of_what_it_means(kind: Type, tmp_path: Path) ->
     ids = torch.randint(0, 97, (50,), generator=torch.Generator().manual_seed(1))
     model, found = logits_of(tmp_path / "model.gguf", ids)
     difference = (found - expected_logits(from_gguf(meaning), ids)).abs().max().item()
-    assert difference <= 4e-5, f"{kind.name}: {difference:.2e}"
+    assert difference <= 6e-5, f"{kind.name}: {difference:.2e}"
     layer = model.model.layers[1]
     is_packed = kind not in (Type.F32, Type.BF16)
     assert isinstance(layer.mlp.experts.down_proj, QuantWeight) == is_packed
