@@ -60,6 +60,7 @@ struct Avx2 {
     using Ints = __m256i;
     using Table = __m256i;  // 16 entries of 8 bits, twice
     static constexpr std::size_t kMaxRows = 4;
+    static constexpr bool kTableHasOffset = false;  // a table of bytes has no room for it
 
     static Vector splat(float a) { return _mm256_set1_ps(a); }
     static Ints splat(std::int32_t a) { return _mm256_set1_epi32(a); }
@@ -87,7 +88,7 @@ struct Avx2 {
         const auto bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
     }
-    static Table table(const std::uint8_t* entries) {
+    static Table table(const std::uint8_t* entries, int) {
         return _mm256_broadcastsi128_si256(
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
     }

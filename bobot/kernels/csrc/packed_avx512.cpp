@@ -66,6 +66,7 @@ struct Avx512 {
     using Ints = __m512i;
     using Table = __m512i;  // 16 entries of 16 bits, twice
     static constexpr std::size_t kMaxRows = 8;
+    static constexpr bool kTableHasOffset = true;
 
     static Vector splat(float a) { return _mm512_set1_ps(a); }
     static Ints splat(std::int32_t a) { return _mm512_set1_epi32(a); }
@@ -91,9 +92,10 @@ struct Avx512 {
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
     }
-    static Table table(const std::uint8_t* entries) {
+    static Table table(const std::uint8_t* entries, int offset) {
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
-        return _mm512_broadcast_i64x4(_mm256_cvtepu8_epi16(bytes));
+        const auto offsets = _mm256_set1_epi16(static_cast<std::int16_t>(offset));
+        return _mm512_broadcast_i64x4(_mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), offsets));
     }
     // The look-up reads five bits, the table says the same for both values of the fifth.
     static void pairs_of_codes(const std::uint8_t* from, Table table, Ints* pairs) {

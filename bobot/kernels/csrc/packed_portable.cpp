@@ -80,6 +80,7 @@ struct Portable {
         std::uint8_t entries[16];
     };
     static constexpr std::size_t kMaxRows = 4;
+    static constexpr bool kTableHasOffset = false;  // a table of bytes has no room for it
 
     static Vector splat(float a) { return Vector{a, a, a, a}; }
     static Ints splat(std::int32_t a) { return Ints{a, a, a, a}; }
@@ -105,7 +106,7 @@ struct Portable {
     static Vector signed_bytes(const std::uint8_t* from) {
         return each([&](int i) { return static_cast<float>(static_cast<std::int8_t>(from[i])); });
     }
-    static Table table(const std::uint8_t* entries) { return bobot::load<Table>(entries); }
+    static Table table(const std::uint8_t* entries, int) { return bobot::load<Table>(entries); }
     static void pairs_of_codes(const std::uint8_t* from, const Table& table, Ints* pairs) {
         std::int16_t found[4][8];
         for (int half = 0; half < 8; ++half) {

@@ -109,7 +109,9 @@ __attribute__((always_inline)) inline void pairs_of(const std::uint8_t* tile, st
 template <class Simd, std::size_t kPanels>
 struct PanelReaders {
     PanelReaders(const Tiles& w, const std::size_t (&panels)[kPanels], std::size_t lane)
-        : table(Simd::table(w.format->table)), offset(w.format->offset) {
+        : table(Simd::table(w.format->table,
+                            w.format->codes == Codes::four_bits ? w.format->offset : 0)),
+          offset(w.format->offset) {
         const std::size_t panel_bytes = w.num_tiles * code_bytes(w.format->codes);
         for (std::size_t p = 0; p < kPanels; ++p) {
             tiles[p] = w.data + panels[p] * panel_bytes;
@@ -123,6 +125,11 @@ struct PanelReaders {
     ScaleReader<Simd> scales[kPanels];
 };
 
+// Whether codes still need their offset taken off when they are pairs.
+template <class Simd, Codes kCodes>
+constexpr bool kHasOffset = kCodes == Codes::five_bits || kCodes == Codes::six_bits ||
+                            (kCodes == Codes::four_bits && !Simd::kTableHasOffset);
+
 // sums += scale * (codes . x) for one group of inputs: 32-bit integers inside, floats outside.
 template <class Simd, Codes kCodes, std::size_t kGroups, std::size_t kRows, std::size_t kPanels>
 __attribute__((always_inline)) inline void add_integer_group(PanelReaders<Simd, kPanels>& w, std::size_t g, std::size_t lane,
@@ -133,9 +140,11 @@ __attribute__((always_inline)) inline void add_integer_group(PanelReaders<Simd, 
     const std::int32_t* totals = x.sums + at * 2;
     typename Simd::Ints dots[kPanels][kRows];
     for (std::size_t m = 0; m < kRows; ++m) {
-        const int total = kGroups == 2 ? totals[g * kRows + m] : totals[m] + totals[kRows + m];
-        const auto start = Simd::splat(kCodes == Codes::bytes ? 0 : -w.offset * total);
-        for (std::size_t p = 0; p < kPanels; ++p) dots[p][m] = start;
+        std::int32_t start = 0;
+        if constexpr (kHasOffset<Simd, kCodes>)
+            start = -w.offset *
+                    (kGroups == 2 ? totals[g * kRows + m] : totals[m] + totals[kRows + m]);
+        for (std::size_t p = 0; p < kPanels; ++p) dots[p][m] = Simd::splat(start);
     }
 #pragma GCC unroll 4
     for (std::size_t v = g * kVectors; v < (g + 1) * kVectors; ++v) {
@@ -174,7 +183,7 @@ __attribute__((always_inline)) inline void add_float_group(PanelReaders<Simd, kP
             pairs_of<Simd, kCodes>(w.tiles[p], v, lane, w.table, pairs[p]);
         for (std::size_t i = 0; i < 4; ++i)
             for (std::size_t p = 0; p < kPanels; ++p) {
-                if constexpr (kCodes != Codes::bytes)
+                if constexpr (kHasOffset<Simd, kCodes>)
                     pairs[p][i] = Simd::subtract_pairs(pairs[p][i], offset);
                 const auto first = Simd::first(pairs[p][i]), second = Simd::second(pairs[p][i]);
                 const float* pair = values + 8 * v + 2 * i;
@@ -351,7 +360,8 @@ template <class Simd, Codes kCodes, std::size_t kGroups>
 void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
     constexpr std::size_t kTileBytes = code_bytes(kCodes), kVectors = 4 / kGroups;
     using Vector = typename Simd::Vector;
-    const auto table = Simd::table(w.format->table);
+    const auto table =
+        Simd::table(w.format->table, kCodes == Codes::four_bits ? w.format->offset : 0);
     const auto offset = Simd::splat(w.format->offset * 0x10001);
     for (std::size_t lane = 0; lane < kPanel; lane += Simd::width) {
         ScaleReader<Simd> reader(w, panel, lane);
@@ -364,7 +374,7 @@ void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
                     typename Simd::Ints pairs[4];
                     pairs_of<Simd, kCodes>(tile, v, lane, table, pairs);
                     for (std::size_t i = 0; i < 4; ++i) {
-                        if constexpr (kCodes != Codes::bytes)
+                        if constexpr (kHasOffset<Simd, kCodes>)
                             pairs[i] = Simd::subtract_pairs(pairs[i], offset);
                         values[8 * v + 2 * i] = Simd::first(pairs[i]) * scale;
                         values[8 * v + 2 * i + 1] = Simd::second(pairs[i]) * scale;
