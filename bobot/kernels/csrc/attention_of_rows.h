@@ -1,5 +1,5 @@
-// Attention of a decoder's few rows over the paged cache: each row's query heads of one key head are
-// a task of their own. Everything but the cache is float32.
+// Attention of a decoder's few rows over the paged cache: each row's query heads of one key head
+// are a task of their own. Everything but the cache is float32.
 #pragma once
 
 #include "decoder.h"

@@ -154,8 +154,8 @@ private:
         arrays_.push_back(array);
         return array.data();
     }
-    // Packed rows have five parts, as `linear` takes them; tiles six: format, scales, rows, columns,
-    // group and the bytes of all matrices.
+    // Packed rows have five parts, as `linear` takes them; tiles six: format, scales, rows,
+    // columns, group and the bytes of all matrices.
     Weight matrix(const nb::tuple& parts, std::size_t count = 1) {
         require(nb::len(parts) == 5 || nb::len(parts) == 6, "a matrix has five or six parts");
         owners_.append(parts);

@@ -19,8 +19,8 @@ enum class CacheType { float32, bfloat16, float16 };
 struct DecoderMlp {
     std::size_t num_experts, num_active, intermediate_size;  // 1 and 1: no router
     DecoderLinear router;
-    // One matrix for each expert. Interleaved: rows 2i of `gate` are the gate's, rows 2i + 1 those of
-    // up, and `up` is not used.
+    // One matrix for each expert. Interleaved: rows 2i of `gate` are the gate's, rows 2i + 1 those
+    // of up, and `up` is not used.
     DecoderLinear gate, up, down;
     bool is_interleaved;
     float alpha, limit, up_offset;

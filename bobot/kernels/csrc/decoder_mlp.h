@@ -15,9 +15,10 @@ inline void add_bias(const float* bias, std::size_t rows, const Share& share, st
         for (std::size_t n = share.first; n < share.end; ++n) out[m * stride + n] += bias[n];
 }
 
-// The experts of each row: the highest logits, the first of equal ones, weighted by the softmax over
-// those alone. Pair p, for starts[e] <= p < starts[e + 1], is a row that chose expert e; its number
-// is in rows[p], its weight in weights[p]. Without a router every row passes the one network.
+// The experts of each row: the highest logits, the first of equal ones, weighted by the softmax
+// over those alone. Pair p, for starts[e] <= p < starts[e + 1], is a row that chose expert e;
+// its number is in rows[p], its weight in weights[p]. Without a router every row passes the one
+// network.
 inline void route(const DecoderMlp& mlp, std::size_t num_rows, const float* logits_RE,
                   ThreadBuffers& own) {
     const std::size_t num_experts = mlp.num_experts, num_active = mlp.num_active;

@@ -97,7 +97,9 @@ struct Float32Cell {
 template <class Simd>
 struct Bfloat16Cell {
     using Stored = std::uint16_t;
-    static typename Simd::Vector load(const Stored* from) { return Simd::bfloats(reinterpret_cast<const std::uint8_t*>(from)); }
+    static typename Simd::Vector load(const Stored* from) {
+        return Simd::bfloats(reinterpret_cast<const std::uint8_t*>(from));
+    }
     static float widen(Stored stored) { return float_of(std::uint32_t{stored} << 16); }
     static Stored narrow(float value) {
         const std::uint32_t bits = bits_of(value);
@@ -109,7 +111,9 @@ struct Bfloat16Cell {
 template <class Simd>
 struct Float16Cell {
     using Stored = std::uint16_t;
-    static typename Simd::Vector load(const Stored* from) { return Simd::halves(reinterpret_cast<const std::uint8_t*>(from)); }
+    static typename Simd::Vector load(const Stored* from) {
+        return Simd::halves(reinterpret_cast<const std::uint8_t*>(from));
+    }
     static float widen(Stored stored) { return Simd::from_half(stored); }
     static Stored narrow(float value) {
         const std::uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000u;

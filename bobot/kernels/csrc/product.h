@@ -1,5 +1,5 @@
-// The one product of the decoder: some outputs of a weight, in either form, times a few rows. Whoever
-// shares outputs among threads starts each share at a multiple of kPanel.
+// The one product of the decoder: some outputs of a weight, in either form, times a few rows.
+// Whoever shares outputs among threads starts each share at a multiple of kPanel.
 #pragma once
 
 #include "packed_rows.h"
@@ -34,8 +34,8 @@ inline Weight matrix_of(const Weight& stack, std::size_t index) {
     return one;
 }
 
-// What a product multiplies: rows of floats, and the form that tiles want, made when first asked for.
-// One thread's own.
+// What a product multiplies: rows of floats, and the form that tiles want, made when first asked
+// for. One thread's own.
 struct Inputs {
     const float* rows;
     std::size_t num_rows, num_columns;

@@ -5,7 +5,6 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 namespace bobot {
@@ -58,8 +57,8 @@ void keep_top_p(const Row& row, double top_p, double total, Ids& ids) {
     while (end - first > 64) {
         const auto middle = first + (end - first) / 2;
         std::nth_element(first, middle, end, is_before);
-        const double mass = std::accumulate(
-            first, middle, 0.0, [&](double sum, std::uint32_t id) { return sum + row.weights[id]; });
+        double mass = 0;
+        std::for_each(first, middle, [&](std::uint32_t id) { mass += row.weights[id]; });
         if (before + mass >= enough) {
             end = middle;
         } else {
@@ -81,8 +80,8 @@ std::uint64_t noise_of(std::uint64_t id, std::uint64_t key) {
     return (bits ^ bits >> 31) >> 12;
 }
 
-// argmax over ids of z + g with Gumbel noise g = -log(-log u). Since g <= -log(1 - u), an id can only
-// win where 1 - u is below exp(z - best): nearly all are ruled out without a logarithm.
+// argmax over ids of z + g with Gumbel noise g = -log(-log u). Since g <= -log(1 - u), an id can
+// only win where 1 - u is below exp(z - best): nearly all are ruled out without a logarithm.
 class Draw {
 public:
     Draw(const Row& row, std::uint64_t key) : row_(row), key_(key) {}

@@ -1,4 +1,4 @@
-// Passes over one row of logits, which may be 200000 long: plain loops for the compiler to vectorize.
+// Passes over one row of logits, which may be 200000 long: plain loops that compilers vectorize.
 #pragma once
 
 #include "float_loops.h"
