@@ -238,7 +238,7 @@ def test_arrays_that_do_not_fit_are_refused(values: Any) -> None:
     made = filled(llama())
     cache = KVCache(made.kv_specs(), 3, 4, torch.float32, torch.device("cpu"))
     cache.values[1] = values()
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, TypeError)):
         fused.fused_decoder(made, cache)
 
 

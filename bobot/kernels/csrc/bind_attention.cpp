@@ -31,16 +31,6 @@ using Hidden = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cp
 
 constexpr std::int64_t kMost = std::int64_t{1} << 40;  // sums and products of such do not overflow
 
-template <class Array>
-Number number_of(const Array& array) {
-    const nb::dlpack::dtype type = array.dtype();
-    const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
-    if (type == nb::dtype<float>()) return Number::float32;
-    if (code == nb::dlpack::dtype_code::Bfloat && type.bits == 16) return Number::bfloat16;
-    if (code == nb::dlpack::dtype_code::Float && type.bits == 16) return Number::float16;
-    throw nb::type_error("attention takes float32, bfloat16 and float16");
-}
-
 template <class Bytes, class Array>
 HeadArray<Bytes> heads_of(const Array& array, std::size_t num_heads, std::size_t size,
                           const std::string& name) {

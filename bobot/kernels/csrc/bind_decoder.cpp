@@ -4,11 +4,15 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <new>
 #include <tuple>
 #include <vector>
 
+#include "attention_plan.h"
+#include "bind_attention.h"
 #include "decoder.h"
 #include "weight.h"
 
@@ -23,15 +27,6 @@ using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using Numbers = std::vector<std::int64_t>;
 // The first position of some tokens of one sequence, their ids, and the sequence's blocks.
 using Chunk = std::tuple<std::int64_t, Numbers, Numbers>;
-
-CacheType cache_type_of(const Cache& cache) {
-    const nb::dlpack::dtype type = cache.dtype();
-    const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
-    if (type == nb::dtype<float>()) return CacheType::float32;
-    if (code == nb::dlpack::dtype_code::Bfloat && type.bits == 16) return CacheType::bfloat16;
-    if (code == nb::dlpack::dtype_code::Float && type.bits == 16) return CacheType::float16;
-    throw std::invalid_argument("the cache is float32, bfloat16 or float16");
-}
 
 // The layers of a model, its embedding and head, and its cache.
 class Decoder {
@@ -82,7 +77,7 @@ public:
         layer.v = linear(v, kv_size, d);
         layer.o = linear(o, d, q_size);
         if (sinks) layer.sinks = floats(*sinks, plan_.num_heads);
-        layer.window = window;
+        layer.attention = attention_with(window);
         layer.scale = static_cast<float>(scale);
         layer.softcap = static_cast<float>(softcap);
         set_cache(layer, keys, values);
@@ -113,8 +108,14 @@ public:
               const Matrix<float>& logits) const {
         Numbers ids, positions;
         std::vector<const std::int64_t*> tables;
+        std::vector<Numbers> starts;
+        std::vector<AttentionSpan> spans;
         for (const auto& [first, chunk_ids, table] : chunks) {
             require_blocks(first, chunk_ids.size(), table);
+            starts.push_back(starts_of(table));
+            if (!chunk_ids.empty())
+                spans.push_back({ids.size(), chunk_ids.size(), static_cast<std::size_t>(first),
+                                 starts.back().data()});
             for (std::size_t i = 0; i < chunk_ids.size(); ++i) {
                 ids.push_back(chunk_ids[i]);
                 positions.push_back(first + static_cast<std::int64_t>(i));
@@ -128,14 +129,36 @@ public:
                 "logits are not (chosen rows, vocabulary)");
         require(!layers_.empty(), "the decoder has no layers");
         if (ids.empty()) return;
+        std::deque<AttentionSchedule> schedules;
+        std::vector<const AttentionPlan*> attentions;
+        for (const std::size_t window : windows_) {
+            const AttentionShape shape{plan_.num_heads, plan_.num_kv_heads, plan_.head_dim,
+                                       plan_.head_dim, window};
+            schedules.emplace_back(shape, plan_.block_size, spans, plan_.num_threads);
+            attentions.push_back(&schedules.back().plan());
+        }
         const DecoderStep step{ids.size(),        ids.data(),        positions.data(),
-                               tables.data(),     logit_rows.size(), logit_rows.data(),
-                               logits.data()};
+                               tables.data(),     attentions.data(), logit_rows.size(),
+                               logit_rows.data(), logits.data()};
         nb::gil_scoped_release unlocked;
         if (!kernels_.decode(plan_, step)) throw std::bad_alloc();
     }
 
 private:
+    // The place of that window among the different ones.
+    std::size_t attention_with(std::size_t window) {
+        const auto found = std::find(windows_.begin(), windows_.end(), window);
+        if (found == windows_.end()) windows_.push_back(window);
+        return static_cast<std::size_t>(std::find(windows_.begin(), windows_.end(), window) -
+                                        windows_.begin());
+    }
+    // The first slot of each block.
+    Numbers starts_of(const Numbers& table) const {
+        Numbers starts;
+        for (const std::int64_t block : table)
+            starts.push_back(block * static_cast<std::int64_t>(plan_.block_size));
+        return starts;
+    }
     void require_blocks(std::int64_t first, std::size_t count, const Numbers& table) const {
         require(first >= 0 && first <= INT32_MAX && count <= INT32_MAX,
                 "a position is negative or too large");
@@ -212,13 +235,13 @@ private:
     void set_cache(DecoderLayer& layer, const Cache& keys, const Cache& values) {
         const std::size_t slot = plan_.num_kv_heads * plan_.head_dim;
         const std::size_t num_blocks = keys.size() / slot / plan_.block_size;
-        const CacheType type = cache_type_of(keys);
+        const Number type = number_of(keys);
         require(keys.size() == values.size() && keys.size() % slot == 0 &&
-                    cache_type_of(values) == type &&
-                    (layers_.empty() || (num_blocks == num_blocks_ && type == plan_.cache_type)),
+                    number_of(values) == type &&
+                    (layers_.empty() || (num_blocks == num_blocks_ && type == plan_.cache_number)),
                 "the cache does not fit the heads or the other layers");
         num_blocks_ = num_blocks;
-        plan_.cache_type = type;
+        plan_.cache_number = type;
         layer.keys = keys.data();
         layer.values = values.data();
         caches_.push_back(keys);
@@ -228,6 +251,7 @@ private:
     const Kernels& kernels_;
     DecoderPlan plan_{};
     std::vector<DecoderLayer> layers_;
+    std::vector<std::size_t> windows_;
     std::vector<Floats> arrays_;
     std::vector<Cache> caches_;
     nb::list owners_;

@@ -3,6 +3,7 @@
 // llama.py, mixtral.py and gpt_oss.py.
 #pragma once
 
+#include "attention.h"
 #include "product.h"
 
 namespace bobot {
@@ -11,8 +12,6 @@ struct DecoderLinear {
     Weight weight;
     const float* bias;  // or null
 };
-
-enum class CacheType { float32, bfloat16, float16 };
 
 // A gated network, or a stack of them of which a router picks some for each token:
 //     down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at `limit`.
@@ -30,7 +29,7 @@ struct DecoderLayer {
     const float *attention_norm, *mlp_norm;
     DecoderLinear q, k, v, o;
     const float* sinks;    // one for each head, or null
-    std::size_t window;    // a query sees that many keys at most, itself included; 0: all
+    std::size_t attention;  // which of a step's plans: layers with the same window share one
     float scale, softcap;  // softcap 0: none
     void *keys, *values;   // the cache: (slots, num_kv_heads, head_dim)
     DecoderMlp mlp;
@@ -41,7 +40,7 @@ struct DecoderPlan {
     float eps, rope_factor;
     const float *norm, *frequencies;  // one angle per position for each pair of a head
     Weight embedding, lm_head;
-    CacheType cache_type;
+    Number cache_number;
     const DecoderLayer* layers;
     std::size_t num_layers;
     int num_threads;
@@ -54,6 +53,7 @@ struct DecoderStep {
     std::size_t num_rows;
     const std::int64_t *ids, *positions;
     const std::int64_t* const* tables;
+    const AttentionPlan* const* attentions;
     std::size_t num_logits;
     const std::int64_t* logit_rows;
     float* logits;  // (num_logits, vocab_size)

@@ -2,7 +2,6 @@
 // threads see and those that each has of its own.
 #pragma once
 
-#include "attention_of_rows.h"
 #include "decoder.h"
 
 namespace bobot {
@@ -23,7 +22,6 @@ struct ThreadBuffers {
     float *normed_RD, *chosen_RD;
     float* sums;           // (R, D) or (R, 2F): outputs of a product, of which a share is used
     float* row_scales;     // of one row of a weight
-    float* scores;         // of the heads that attention takes at once
     std::uint8_t* tiled;   // inputs of a product as tiles want them
     // The pairs of a row and one of its experts: see route().
     std::size_t *experts, *rows, *starts;
@@ -53,10 +51,10 @@ inline void raise(std::size_t& largest, std::size_t value) {
 }
 
 struct Largest {
-    std::size_t inner = 0, active = 0, experts = 0, scales = 0, keys = 0, columns = 0;
+    std::size_t inner = 0, active = 0, experts = 0, scales = 0, columns = 0;
 };
 
-inline Largest largest_of_all(const DecoderPlan& plan, const DecoderStep& step) {
+inline Largest largest_of_all(const DecoderPlan& plan) {
     Largest largest;
     raise(largest.scales, plan.embedding.rows.scales.per_row);
     raise(largest.scales, plan.lm_head.rows.scales.per_row);
@@ -74,8 +72,6 @@ inline Largest largest_of_all(const DecoderPlan& plan, const DecoderStep& step) 
         raise(largest.active, mlp.num_active);
         raise(largest.experts, mlp.num_experts);
     }
-    for (std::size_t m = 0; m < step.num_rows; ++m)
-        raise(largest.keys, static_cast<std::size_t>(step.positions[m]) + 1);
     return largest;
 }
 
@@ -83,7 +79,7 @@ inline Largest largest_of_all(const DecoderPlan& plan, const DecoderStep& step) 
 template <class Simd>
 void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedBuffers& shared,
          ThreadBuffers* threads) {
-    const Largest largest = largest_of_all(plan, step);
+    const Largest largest = largest_of_all(plan);
     const std::size_t rows = step.num_rows, d = plan.hidden_size, h = plan.head_dim;
     const std::size_t pairs = rows * largest.active;
     const std::size_t outputs = 2 * largest.inner > d ? 2 * largest.inner : d;
@@ -100,7 +96,6 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
         own.chosen_RD = arena.floats(rows * d);
         own.sums = arena.floats((rows > kPanel ? rows : kPanel) * outputs);
         own.row_scales = arena.floats(largest.scales);
-        own.scores = arena.floats(kHeadsAtOnce * largest.keys);
         own.tiled = arena.bytes(tiled_bytes<Simd>(rows, largest.columns, plan.is_integer));
         own.experts = arena.numbers(pairs);
         own.rows = arena.numbers(pairs);

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-#include "attention_of_rows.h"
+#include "attention_loops.h"
 #include "decoder_mlp.h"
 
 #ifdef _OPENMP
@@ -85,6 +85,22 @@ void project(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderSt
     write_cache<Cell>(plan, step, v_heads, v + v_heads.first * h, stride, layer.values);
 }
 
+inline AttentionInput attention_of(const DecoderPlan& plan, const DecoderLayer& layer,
+                                   const SharedBuffers& shared) {
+    const auto h = static_cast<std::ptrdiff_t>(plan.head_dim);
+    const auto q = static_cast<std::ptrdiff_t>(plan.num_heads) * h;
+    const auto kv = static_cast<std::ptrdiff_t>(plan.num_kv_heads) * h;
+    AttentionInput in{};
+    in.q = {shared.qkv, Number::float32, q + 2 * kv, h};
+    in.keys = {layer.keys, plan.cache_number, kv, h};
+    in.values = {layer.values, plan.cache_number, kv, h};
+    in.out = {shared.mixed, Number::float32, q, h};
+    in.scale = layer.scale;
+    in.softcap = layer.softcap;
+    in.sinks = layer.sinks;
+    return in;
+}
+
 template <class Simd, class Cell>
 void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
                   SharedBuffers& shared, ThreadBuffers& own, int thread, int num_threads) {
@@ -95,9 +111,8 @@ void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const Deco
     Inputs normed{own.normed_RD, rows, d, own.tiled, plan.is_integer};
     project<Simd, Cell>(plan, layer, step, normed, shared, own, thread, num_threads);
 #pragma omp barrier
-    attend_rows<Simd, Cell>(plan, layer, step, shared.qkv,
-                            (plan.num_heads + 2 * plan.num_kv_heads) * h, shared.mixed, own.scores,
-                            thread, num_threads);
+    attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared), thread,
+                      num_threads);
 #pragma omp barrier
     const Share outputs = share_of(d, kPanel, thread, num_threads);
     Inputs mixed{shared.mixed, rows, plan.num_heads * h, own.tiled, plan.is_integer};
@@ -156,9 +171,9 @@ bool decode(const DecoderPlan& plan, const DecoderStep& step) {
         thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
 #endif
         ThreadBuffers& own = threads[thread];
-        if (plan.cache_type == CacheType::float32)
+        if (plan.cache_number == Number::float32)
             decode_share<Simd, Float32Cell<Simd>>(plan, step, shared, own, thread, num_threads);
-        else if (plan.cache_type == CacheType::bfloat16)
+        else if (plan.cache_number == Number::bfloat16)
             decode_share<Simd, Bfloat16Cell<Simd>>(plan, step, shared, own, thread, num_threads);
         else
             decode_share<Simd, Float16Cell<Simd>>(plan, step, shared, own, thread, num_threads);
