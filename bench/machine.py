@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,11 +74,21 @@ def peak_memory_bytes() -> dict[str, int]:
     }
 
 
-def run_worker(script: str, arguments: list[str], num_threads: int) -> dict[str, Any]:
-    """The JSON object that a fresh Python process running `script` prints last."""
+def run_worker(
+    script: str,
+    arguments: list[str],
+    num_threads: int,
+    *,
+    python: Sequence[str | Path] = (sys.executable,),
+    job: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON object that a fresh process of `python` running `script` prints last. `job` is what
+    it finds at its standard input.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [*map(str, python), script, *arguments]
+    given = None if job is None else json.dumps(job)
+    done = subprocess.run(command, env=environment, input=given, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])

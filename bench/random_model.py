@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -19,15 +20,24 @@ from bobot.checkpoints.gguf_write import KINDS, stream_gguf
 from bobot.checkpoints.safetensors import CODES, stream_safetensors
 from bobot.checkpoints.writing import PlannedTensor
 from bobot.models.registry import Family, family_of
-from bobot.quant.gguf_types import BLOCK_TYPES
+from bobot.quant.gguf_types import BLOCK_TYPES, BlockType
 from bobot.quant.weight import QuantWeight, Weight
-from bobot.weights.forms import Stored, other_forms, published_form
+from bobot.weights.forms import Role, Stored, other_forms, packed_sample, published_form
 from bobot.weights.packing import packed_parts
 from bobot.weights.source import build_on_meta, source_names
 
 ROWS_AT_ONCE = 1024
-ORDINARY_BYTE = 0x2C
-"""Twice, it is an ordinary scale of a GGUF block: float16 0.065."""
+SIZE = 0.02
+"""Standard deviation of weights that keeps activations near 1."""
+REPEATED = 65521
+"""Blocks or values that differ before they come again: a prime, so that rows are not alike."""
+SCALES = {
+    "Q5_1": {0: 1.0, 2: -15.5},
+    "Q4_K": {0: 1.0, 2: 7.5},
+    "Q5_K": {0: 1.0, 2: 15.5},
+    "Q6_K": {208: 1.0},
+}
+"""Where a block has its float16 scales if not at 0, and their ratio, which puts the mean at 0."""
 
 
 def write_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -50,20 +60,56 @@ def write_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_gguf(path: Path, config: Mapping[str, Any], form_name: str) -> None:
-    """The model that a Hugging Face config describes as a GGUF, "Q8_0" or "Q4_K_M"."""
+    """The model that a Hugging Face config describes as a GGUF in a form of `gguf_form`."""
     family, model = _laid_out(config)
-    form = next(form for form in other_forms(model, family) if form.name == form_name)
     dialect = family.dialects["gguf"]
     assert dialect.settings is not None
-    plan = {}
-    for stored in form.weights:
-        (name,) = source_names(stored.part.name, stored.part.shape, dialect)
-        is_plain = isinstance(stored.sample, Tensor)
-        kind = KINDS[torch.float32] if is_plain else stored.storage
-        plan[name] = PlannedTensor(kind, stored.part.shape, partial(_blocks, stored))
+    plan: dict[str, PlannedTensor] = {}
+    for stored in gguf_form(config, form_name):
+        names = source_names(stored.part.name, stored.part.shape, dialect)
+        shape = list(stored.part.shape)
+        if len(names) > 1:  # gate and up of stacked experts
+            shape[1] //= len(names)
+        for name in names:
+            make = partial(_gguf_values, name, tuple(shape), stored)
+            plan[name] = PlannedTensor(_gguf_type(stored), tuple(shape), make)
     for name, values in dialect.computed(model.config).items():
         plan[name] = PlannedTensor("F32", tuple(values.shape), partial(list, [values]))
-    stream_gguf(path, dialect.settings(model.config), plan)
+    metadata = dialect.settings(model.config) | {"tokenizer.ggml.model": "no_vocab"}
+    stream_gguf(path, metadata, plan)
+
+
+def gguf_form(config: Mapping[str, Any], name: str) -> tuple[Stored, ...]:
+    """Every weight as llama.cpp's quantizer stores it: BF16, Q8_0, Q4_K_M, Q4_0 (the output in
+    Q6_K), or MXFP4 (the experts alone; the rest Q8_0).
+    """
+    family, model = _laid_out(config)
+    forms = {form.name: form.weights for form in other_forms(model, family)}
+    if name == "BF16":
+        return forms["bfloat16"]
+    if name not in ("Q4_0", "MXFP4"):
+        return forms[name]
+    changed = (
+        {Role.EXPERTS: "MXFP4"}
+        if name == "MXFP4"
+        else {Role.EXPERTS: "Q4_0", Role.MATRIX: "Q4_0", Role.EMBEDDING: "Q4_0", Role.HEAD: "Q6_K"}
+    )
+    return tuple(_restored(stored, changed) for stored in forms["Q8_0"])
+
+
+def _restored(stored: Stored, changed: Mapping[Role, str]) -> Stored:
+    kind = changed.get(stored.part.role)
+    is_packed = isinstance(stored.sample, QuantWeight)
+    sample = packed_sample(kind, *stored.part.shape[-2:]) if kind and is_packed else None
+    return stored if sample is None else Stored(stored.part, sample)
+
+
+def _gguf_type(stored: Stored) -> str:
+    """llama.cpp wants vectors, biases and routers in F32."""
+    if isinstance(stored.sample, QuantWeight):
+        return stored.storage
+    is_small = stored.part.role in (Role.SMALL, Role.ROUTER)
+    return "F32" if is_small else KINDS[stored.sample.dtype]
 
 
 def _laid_out(config: Mapping[str, Any]) -> tuple[Family, Any]:
@@ -105,13 +151,34 @@ def _values(
         yield block.repeat(-(-count // len(block)))[:count].view(dtype).view(shape)
 
 
-def _blocks(stored: Stored) -> Iterator[Tensor]:
-    shape = stored.part.shape
+def _gguf_values(name: str, shape: tuple[int, ...], stored: Stored) -> Iterator[Tensor]:
+    """Random values of the size that real ones have: the same for the same name."""
+    generator = torch.Generator().manual_seed(crc32(name.encode()))
     if isinstance(stored.sample, QuantWeight):
         kind = next(kind for kind in BLOCK_TYPES.values() if kind.name == stored.storage)
-        count = stored.num_bytes // kind.block_bytes
-        blocks = torch.randint(0, 256, (1 << 12, kind.block_bytes), dtype=torch.uint8)
-        blocks[:, :4] = blocks[:, -2:] = ORDINARY_BYTE  # where the scales stand
+        blocks = _random_blocks(kind, generator)
+        count = math.prod(shape) // kind.block_size
         yield blocks.repeat(-(-count // len(blocks)), 1)[:count].view(math.prod(shape[:-1]), -1)
+    elif stored.part.role is Role.SMALL:
+        yield torch.ones(shape) if len(shape) == 1 and "bias" not in name else torch.zeros(shape)
     else:
-        yield torch.ones(shape) if len(shape) == 1 else torch.empty(shape).normal_(0, 0.02)
+        values = torch.empty(REPEATED).normal_(0, SIZE, generator=generator)
+        yield values.repeat(-(-math.prod(shape) // REPEATED))[: math.prod(shape)].view(shape)
+
+
+def _random_blocks(kind: BlockType, generator: torch.Generator) -> Tensor:
+    """REPEATED blocks, uint8 (.., bytes), whose values have the standard deviation SIZE."""
+    blocks = torch.randint(
+        0, 256, (REPEATED, kind.block_bytes), dtype=torch.uint8, generator=generator
+    )
+    if kind.name == "MXFP4":
+        blocks[:, 0] = 120  # 2 ** -7
+        return blocks
+    places = SCALES.get(kind.name, {0: 1.0})
+    scale = 1.0
+    for _ in range(2):  # with a scale of 1 to see the size of the values, then with the right one
+        for place, factor in places.items():
+            half = torch.tensor([scale * factor], dtype=torch.float16).view(torch.uint8)
+            blocks[:, place : place + 2] = half
+        scale = SIZE / float(kind.dequantize(blocks[:1024].numpy()).std())
+    return blocks

@@ -1,0 +1,348 @@
+"""Speed beside llama.cpp: the same GGUF file, the same ids, taking turns, one row of figures each.
+
+    python bench/peers.py decode             # 1 row; Llama 3.2 1B and 3 8B shapes; four formats
+    python bench/peers.py prefill            # 512 and 2048 tokens, same files
+    python bench/peers.py depth              # prefill of 512 and decode behind 4k, 16k, 32k tokens
+    python bench/peers.py batch              # decode of 8, 16 and 32 rows
+    python bench/peers.py moe                # gpt-oss-20b and Qwen3-30B-A3B shapes
+    python bench/peers.py decode --quick --only llama-1b:Q4_0
+
+Files with random weights (shapes.py says what is cut) are written to build/bench once, and
+llama-cpp-python is installed from the registry into build/llama-cpp. Each engine runs in fresh
+processes, taking turns; each loads, computes a short prompt unmeasured, then every case `--repeat`
+times. llama.cpp runs with and without flash attention, and its better median counts; it neither
+samples nor returns text. Ours is what a user gets: `bobot.load`, its engine, greedy; speculation
+is off. A figure is the median of all runs, with the smallest and the largest.
+
+Limits: what torch reaches on this machine in the same run (machine.py): bytes of weights and cache
+that a step reads, over the read bandwidth, or operations over the better matrix product.
+
+Not measured: load time, memory, sampling with a temperature, other thread counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import installed
+from machine import ROOT, describe, measure_limits, run_worker, summary, table
+from random_model import gguf_form, write_gguf
+from shapes import SHAPES
+
+from bobot.weights.forms import Role, Stored
+
+WORKER = str(ROOT / "bench" / "llama_cpp_worker.py")
+FLASH = {"-fa 0": {"flash": False}, "-fa 1": {"flash": True}}
+"""The settings of llama.cpp that are tried."""
+WARM_UP = 32
+"""Tokens of the unmeasured prompt."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`rows` sequences: `prompt` tokens each behind `depth` others, then `new` tokens."""
+
+    rows: int = 1
+    depth: int = 0
+    prompt: int = 16
+    new: int = 1
+
+    def __str__(self) -> str:
+        behind = f" behind {self.depth}" if self.depth else ""
+        rows = f", {self.rows} rows" if self.rows > 1 else ""
+        return f"{self.prompt} tokens{behind}{rows}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of figures: what is measured on which files."""
+
+    files: tuple[str, ...]
+    """shape:form."""
+    cases: tuple[Case, ...]
+    figures: tuple[str, ...]
+
+
+DENSE = tuple(
+    f"{shape}:{form}"
+    for shape in ("llama-1b", "llama-8b")
+    for form in ("Q4_0", "Q4_K_M", "Q8_0", "BF16")
+)
+ROWS = {
+    "decode": Row(DENSE, (Case(prompt=32, new=65),), ("decode",)),
+    "prefill": Row(DENSE, (Case(prompt=512), Case(prompt=2048)), ("prefill",)),
+    "depth": Row(
+        ("llama-8b-2:Q4_0",),
+        tuple(Case(depth=depth, prompt=512, new=33) for depth in (4096, 16384, 32768)),
+        ("prefill", "decode"),
+    ),
+    "batch": Row(
+        ("llama-1b:Q4_0", "llama-1b:Q4_K_M", "llama-8b:Q4_0", "llama-8b:Q4_K_M"),
+        tuple(Case(rows=rows, new=33) for rows in (8, 16, 32)),
+        ("decode",),
+    ),
+    "moe": Row(
+        ("gpt-oss:MXFP4", "qwen3-moe:MXFP4", "qwen3-moe:Q4_0", "qwen3-moe:Q4_K_M"),
+        (Case(prompt=512, new=65),),
+        ("prefill", "decode"),
+    ),
+}
+
+
+def file_of(name: str, folder: Path) -> Path:
+    """The GGUF of shape:form, written if it is not there."""
+    shape, form = name.split(":")
+    path = folder / f"{shape}-{form}.gguf"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_gguf(path, SHAPES[shape], form)
+    return path
+
+
+def jobs_of(path: Path, cases: tuple[Case, ...], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a worker is asked, one job for each number of rows. Prompts: [run][row] -> ids, the
+    first run being the warm-up.
+    """
+    jobs = []
+    for rows in sorted({case.rows for case in cases}):
+        chosen = [case for case in cases if case.rows == rows]
+        length = max(case.prompt + case.new for case in chosen)
+        generator = random.Random(0)
+        before = [generator.randrange(3, 8000) for _ in range(max(c.depth for c in chosen))]
+        prompts = [
+            [[generator.randrange(3, 8000) for _ in range(length)] for _ in range(rows)]
+            for _ in range(args.repeat + 1)
+        ]
+        jobs.append(
+            {
+                "path": str(path),
+                "threads": args.threads,
+                "length": len(before) + length,
+                "before": before,
+                "prompts": prompts,
+                "cases": [asdict(case) for case in chosen],
+            }
+        )
+    return jobs
+
+
+def bobot_speed(job: dict[str, Any]) -> dict[str, Any]:
+    """Our side of a job: tokens/s of each case in each run."""
+    import bobot
+    from bobot.engine import EngineConfig
+
+    rows = len(job["prompts"][0])
+    plain = {"speculation": "off"} if "speculation" in EngineConfig.__dataclass_fields__ else {}
+    # Room for two sequences a row: the one before must not push the shared depth out of the cache.
+    config = EngineConfig(max_num_seqs=2 * rows, max_model_len=job["length"] + 1, **plain)
+    engine = bobot.load(job["path"], dtype=job["dtype"], engine_config=config).engine
+    warm_up, *prompts = job["prompts"]
+    _timed(engine, [ids[:WARM_UP] for ids in warm_up], 2)
+    found = []
+    for case in job["cases"]:
+        before, length, new = job["before"][: case["depth"]], case["prompt"], case["new"]
+        if before:
+            _timed(engine, [[*before, 0]], 1)
+        runs = [
+            _timed(engine, [before + ids[:length] for ids in prompt], new, len(before))
+            for prompt in prompts
+        ]
+        found.append({name: [run[name] for run in runs] for name in runs[0]})
+    return {"cases": found}
+
+
+def _timed(engine: Any, texts: list[list[int]], new: int, depth: int = 0) -> dict[str, float]:
+    """One prompt and its decode in every row; `depth` of its tokens must be in the cache."""
+    from bobot.engine import SamplingParams
+
+    params = SamplingParams(temperature=0.0, max_tokens=new, ignore_eos=True)
+    start = time.perf_counter()
+    waiting = {engine.add(text, params) for text in texts}
+    times, counts = [], []
+    while engine.has_unfinished():
+        outputs = engine.step()
+        assert all(output.num_cached_tokens == depth for output in outputs), "not in the cache"
+        waiting -= {output.request_id for output in outputs}
+        if outputs and not waiting:  # every row has its first token
+            times.append(time.perf_counter())
+            counts.append(len(outputs))
+    figures = {"prefill": sum(len(text) - depth for text in texts) / (times[0] - start)}
+    return figures if new == 1 else figures | {"decode": sum(counts[1:]) / (times[-1] - times[0])}
+
+
+def compare(name: str, row: Row, python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The figures of one file: for each case and figure the runs of both sides."""
+    path = file_of(name, args.files)
+    found = []
+    for job in jobs_of(path, row.cases, args):
+        ours: list[dict[str, Any]] = []
+        theirs: dict[str, list[dict[str, Any]]] = {setting: [] for setting in FLASH}
+        for _ in range(args.runs):
+            mine = job | {"dtype": args.dtype}
+            ours.append(run_worker(__file__, ["--worker"], args.threads, job=mine))
+            for setting, values in FLASH.items():
+                asked = job | {"job": "speed", "settings": values}
+                theirs[setting].append(
+                    run_worker(WORKER, [], args.threads, python=[python, "-P"], job=asked)
+                )
+        for number, case in enumerate(job["cases"]):
+            for figure in row.figures:
+                peer = {s: _runs(results, number, figure) for s, results in theirs.items()}
+                best = max(peer, key=lambda setting: peer[setting]["median"])
+                found.append(
+                    {
+                        "file": name,
+                        "case": case,
+                        "figure": figure,
+                        "bobot": _runs(ours, number, figure),
+                        "llama.cpp": peer[best],
+                        "setting": best,
+                        "all settings": peer,
+                    }
+                )
+    return found
+
+
+def _runs(results: list[dict[str, Any]], number: int, figure: str) -> dict[str, Any]:
+    return summary([value for result in results for value in result["cases"][number][figure]])
+
+
+def limit(name: str, case: Case, figure: str, limits: dict[str, float]) -> float:
+    """Tokens/s of a machine that does nothing but read, or nothing but multiply."""
+    shape, form = name.split(":")
+    config = SHAPES[shape]
+    weights = gguf_form(config, form)
+    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
+    if figure == "prefill":
+        inner = sum(w.part.numel * _share(w, config) for w in weights if _is_inner(w))
+        seen = case.depth + case.prompt / 2
+        return limits["flop_per_s"] / (2 * inner + 4 * layers * heads * config["head_dim"] * seen)
+    is_tied = config.get("tie_word_embeddings", False)
+    read = sum(
+        w.num_bytes * _share(w, config, case.rows)
+        for w in weights
+        if w.part.role is not Role.EMBEDDING or is_tied
+    )
+    seen = case.depth + case.prompt + case.new / 2
+    cache = 4 * layers * config["num_key_value_heads"] * config["head_dim"] * seen  # 16 bits
+    return case.rows * limits["bytes_per_s"] / (read + case.rows * cache)
+
+
+def _is_inner(weight: Stored) -> bool:
+    return weight.part.role in (Role.MATRIX, Role.EXPERTS, Role.ROUTER)
+
+
+def _share(weight: Stored, config: dict[str, Any], rows: int = 1) -> float:
+    """Of a weight, what so many tokens pass: of experts, as many as even choices would hit."""
+    if weight.part.role is not Role.EXPERTS:
+        return 1.0
+    chosen = config["num_experts_per_tok"] / config["num_local_experts"]
+    return 1 - (1 - chosen) ** rows
+
+
+def show(report: dict[str, Any]) -> str:
+    """The report as text: the machine and its limits, then the table."""
+    head = ["", "bobot", "llama.cpp", "its setting", "ratio", "limit", "bobot reaches"]
+    rows = [head]
+    for result in report["results"]:
+        ours, peer = result["bobot"], result["llama.cpp"]
+        rows.append(
+            [
+                f"{result['file']} {result['figure']}, {Case(**result['case'])}",
+                spread(ours),
+                spread(peer),
+                result["setting"],
+                f"{ours['median'] / peer['median']:.2f}x",
+                f"{result['limit']:.0f}",
+                f"{ours['median'] / result['limit']:.0%}",
+            ]
+        )
+    limits = report["limits"]
+    return "\n".join(
+        [
+            ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
+            f"{report['runs']} processes each, {report['repeat']} runs in each, tokens/s: median "
+            "(smallest - largest)",
+            f"limits: {limits['bytes_per_s'] / 1e9:.1f} GB/s read, "
+            f"{limits['flop_per_s'] / 1e9:.0f} GFLOP/s\n",
+            table(rows),
+        ]
+    )
+
+
+def spread(value: dict[str, Any]) -> str:
+    return f"{value['median']:.1f} ({value['min']:.1f} - {value['max']:.1f})"
+
+
+def main() -> None:
+    """Parses the command line and prints the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", choices=ROWS)
+    parser.add_argument("--only", nargs="*", help="files, as shape:form")
+    parser.add_argument("--quick", action="store_true", help="first file and case, one process")
+    parser.add_argument("--runs", type=int, default=3, help="processes per engine and setting")
+    parser.add_argument("--repeat", type=int, default=3, help="runs in a process")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--dtype", help="of our activations; the file's own if not given")
+    parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
+    parser.add_argument("--files", type=Path, default=ROOT / "build" / "bench")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(work(json.load(sys.stdin))))
+        return
+    if args.row is None:
+        parser.error(f"which row? {', '.join(ROWS)}")
+    report = measure(args)
+    print(json.dumps(report, indent=2) if args.json else show(report))
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """One process: the limits of the machine, or our side of a job."""
+    if "cases" not in job:
+        return measure_limits(job["threads"])
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    return bobot_speed(job)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Every file of the row, between two measurements of the limits."""
+    row = ROWS[args.row]
+    files = args.only or row.files
+    if args.quick:
+        row = Row(row.files, row.cases[:1], row.figures)
+        files, args.runs, args.repeat = args.only or files[:1], 1, 1
+    python = args.python or installed(ROOT / "build" / "llama-cpp")
+    asked = {"threads": args.threads}
+    limits = [run_worker(__file__, ["--worker"], args.threads, job=asked)]
+    results = [found for name in files for found in compare(name, row, python, args)]
+    limits.append(run_worker(__file__, ["--worker"], args.threads, job=asked))
+    best = {name: max(limit[name] for limit in limits) for name in limits[0]}
+    for result in results:
+        case = Case(**result["case"])
+        result["limit"] = limit(result["file"], case, result["figure"], best)
+    return {
+        "machine": describe(args.threads),
+        "row": args.row,
+        "runs": args.runs,
+        "repeat": args.repeat,
+        "limits": best,
+        "results": results,
+    }
+
+
+if __name__ == "__main__":
+    main()
