@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from engines import ask_llama_cpp, llama_cpp_python
 
 from bobot.errors import NotFoundError
 from bobot.layers.context import PackedAttention
@@ -32,37 +31,7 @@ from bobot.weights.export_gguf import export_gguf
 from bobot.weights.load import load_model
 from bobot.weights.source import open_model
 
-VERSION = "llama-cpp-python==0.3.36"
 LENGTHS = (8, 20, 200)
-
-READER = """
-import sys, json, numpy as np, llama_cpp as L
-path, ids, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
-L.llama_backend_init()
-settings = L.llama_model_default_params()
-settings.n_gpu_layers, settings.use_mmap = 0, False
-model = L.llama_model_load_from_file(path.encode(), settings)
-assert model, "llama.cpp does not load it"
-settings = L.llama_context_default_params()
-settings.n_ctx = settings.n_batch = settings.n_ubatch = 1024
-settings.n_threads = settings.n_threads_batch = 1
-settings.type_k = settings.type_v = 0  # F32
-settings.flash_attn_type, settings.swa_full = 0, True
-context = L.llama_init_from_model(model, settings)
-size = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model))
-found = []
-for sequence in ids:
-    L.llama_memory_clear(L.llama_get_memory(context), True)
-    batch = L.llama_batch_init(len(sequence), 0, 1)
-    batch.n_tokens = len(sequence)
-    for place, token in enumerate(sequence):
-        batch.token[place], batch.pos[place], batch.n_seq_id[place] = token, place, 1
-        batch.seq_id[place][0], batch.logits[place] = 0, 1
-    assert L.llama_decode(context, batch) == 0
-    logits = L.llama_get_logits(context)
-    found.append(np.ctypeslib.as_array(logits, shape=(len(sequence), size)).copy())
-np.savez(out, *found)
-"""
 
 
 def main() -> None:
@@ -71,7 +40,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    python = args.python or installed(Path("build/llama-cpp"))
+    python = llama_cpp_python(args.python)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, widen, change in CASES:
@@ -81,15 +50,6 @@ def main() -> None:
                 print(line(rows[-1]), flush=True)
     if args.json:
         print(json.dumps(rows, indent=2))
-
-
-def installed(folder: Path) -> Path:
-    """The Python of a virtual environment of its own, made now if it is not there."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", VERSION], check=True)
-    return python
 
 
 def without_window(model: Any) -> str:
@@ -147,13 +107,10 @@ def compare(path: Path, widen: bool, change: Any, python: Path, folder: Path) ->
     generator = torch.Generator().manual_seed(0)
     size = model.config.vocab_size
     ids = [torch.randint(3, size, (n,), generator=generator).tolist() for n in LENGTHS]
-    (folder / "ids.json").write_text(json.dumps(ids))
-    (folder / "read.py").write_text(READER)
-    command = [python, folder / "read.py", file, folder / "ids.json", folder / "out.npz"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
-    theirs = np.load(folder / "out.npz")
+    out = folder / "logits.npz"
+    job = {"job": "logits", "path": str(file), "texts": ids, "out": str(out), "threads": 1}
+    ask_llama_cpp(job, 1, python)
+    theirs = np.load(out)
     worst = []
     for number, sequence in enumerate(ids):
         ids_T = torch.tensor(sequence)
@@ -201,8 +158,6 @@ def wide(weight: Any) -> Any:
 
 
 def line(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"{row['model']:48} {row['error']}"
     numbers = f"max {row['max']:.1e}  median {row['median']:.1e}"
     return f"{row['model']:48} {numbers}  {row['weights']:10} {row['variant']}"
 

@@ -1,10 +1,10 @@
-"""llama.cpp in a process of its own, run by the Python that has llama-cpp-python: no bobot, no torch.
+"""llama.cpp in a process of its own, run by the Python that has llama-cpp-python, without bobot.
 
     echo '{"job": "speed", ...}' | build/llama-cpp/bin/python -P bench/llama_cpp_worker.py
 
-One JSON object comes in, one goes out as the last line. (-P: here lies another llama_cpp.py.) Driven through the C
-interface as llama.cpp's own llama-bench does it: fixed ids, logits of the last token alone, no
-sampler. Jobs: `speed` (see engines.py), `logits`, `nll` and `quantize`.
+One JSON object comes in, one goes out as the last line. Driven through the C interface as
+llama.cpp's own llama-bench does it: fixed ids, logits of the last token alone, no sampler. Jobs:
+`speed` (peers.py), `logits` (llama_cpp.py), `nll` and `quantize` (perplexity.py).
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
-import llama_cpp as api
 import numpy as np
+
+api: Any = import_module("llama_cpp")
+"""The installed package; -P keeps the llama_cpp.py of this folder out of the way."""
 
 WARM_UP = 32
 """Tokens of the unmeasured prompt."""
@@ -27,7 +30,14 @@ class Context:
     """A loaded model with a KV cache for `rows` sequences of `length` tokens."""
 
     def __init__(
-        self, path: str, *, threads: int, length: int, rows: int = 1, flash: bool = False, **more: Any
+        self,
+        path: str,
+        *,
+        threads: int,
+        length: int,
+        rows: int = 1,
+        flash: bool = False,
+        **more: Any,
     ) -> None:
         api.llama_log_set(_quiet, ctypes.c_void_p(0))
         api.llama_backend_init()
@@ -70,10 +80,13 @@ class Context:
         """Drops the cache of every row from that position on."""
         api.llama_memory_seq_rm(self.memory, -1, position, -1)
 
-    def logits(self, count: int) -> np.ndarray:
-        """Of the last batch: (count, vocab_size)."""
+    def every_logit(self, ids: list[int]) -> np.ndarray:
+        """Of one text, computed at once: float32 (tokens, vocab_size)."""
+        assert len(ids) <= self.n_batch
+        self.forget()
+        self.compute(((token, p, 0) for p, token in enumerate(ids)), every_logit=True)
         values = api.llama_get_logits(self.context)
-        return np.ctypeslib.as_array(values, shape=(count, self.vocab_size)).copy()
+        return np.ctypeslib.as_array(values, shape=(len(ids), self.vocab_size)).copy()
 
 
 @api.llama_log_callback
@@ -121,7 +134,44 @@ def _timed(context: Context, depth: int, texts: list[list[int]], new: int) -> di
     return figures if new == 1 else figures | {"decode": rows * (new - 1) / (end - first)}
 
 
-JOBS = {"speed": speed}
+def logits(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes every logit of every text to the .npz `job["out"]`, float32 (tokens, vocab_size)."""
+    context = _reader(job, type_k=api.GGML_TYPE_F32, type_v=api.GGML_TYPE_F32, swa_full=True)
+    np.savez(job["out"], *(context.every_logit(ids) for ids in job["texts"]))
+    return {}
+
+
+def nll(job: dict[str, Any]) -> dict[str, float]:
+    """Mean negative log-likelihood per token of the texts, in nats: the mean of their means."""
+    context = _reader(job)
+    means = []
+    for ids in job["texts"]:
+        values = context.every_logit(ids)[:-1].astype(np.float64)
+        values -= values.max(-1, keepdims=True)
+        chosen = values[np.arange(len(values)), ids[1:]]
+        means.append(float((np.log(np.exp(values).sum(-1)) - chosen).mean()))
+    decoded = means[: job["decoded"]]
+    return {"whole": sum(means) / len(means), "whole of decoded": sum(decoded) / len(decoded)}
+
+
+def _reader(job: dict[str, Any], **settings: Any) -> Context:
+    length = max(len(ids) for ids in job["texts"])
+    return Context(job["path"], threads=job["threads"], length=length, n_ubatch=2048, **settings)
+
+
+def quantize(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes the GGUF `job["path"]` to `job["out"]` in a type of llama.cpp's, as llama-quantize."""
+    settings = api.llama_model_quantize_default_params()
+    settings.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{job['form']}")
+    settings.allow_requantize = True
+    settings.nthread = job["threads"]
+    api.llama_log_set(_quiet, ctypes.c_void_p(0))
+    failed = api.llama_model_quantize(job["path"].encode(), job["out"].encode(), settings)
+    assert not failed, f"llama_model_quantize: {failed}"
+    return {}
+
+
+JOBS = {"speed": speed, "logits": logits, "nll": nll, "quantize": quantize}
 
 if __name__ == "__main__":
     job = json.load(sys.stdin)

@@ -26,24 +26,18 @@ import argparse
 import json
 import os
 import random
-import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import installed
-from machine import ROOT, describe, measure_limits, run_worker, summary, table
-from random_model import gguf_form, write_gguf
+from ceilings import decode_limit, prefill_limit
+from engines import FILES, ask_bobot, ask_llama_cpp, llama_cpp_python
+from machine import describe, summary, table
+from random_model import write_gguf
 from shapes import SHAPES
 
-from bobot.weights.forms import Role, Stored
-
-WORKER = str(ROOT / "bench" / "llama_cpp_worker.py")
 FLASH = {"-fa 0": {"flash": False}, "-fa 1": {"flash": True}}
 """The settings of llama.cpp that are tried."""
-WARM_UP = 32
-"""Tokens of the unmeasured prompt."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +91,12 @@ ROWS = {
 }
 
 
-def file_of(name: str, folder: Path) -> Path:
+def file_of(name: str) -> Path:
     """The GGUF of shape:form, written if it is not there."""
     shape, form = name.split(":")
-    path = folder / f"{shape}-{form}.gguf"
+    path = FILES / f"{shape}-{form}.gguf"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        FILES.mkdir(parents=True, exist_ok=True)
         write_gguf(path, SHAPES[shape], form)
     return path
 
@@ -123,6 +117,7 @@ def jobs_of(path: Path, cases: tuple[Case, ...], args: argparse.Namespace) -> li
         ]
         jobs.append(
             {
+                "job": "speed",
                 "path": str(path),
                 "threads": args.threads,
                 "length": len(before) + length,
@@ -134,65 +129,18 @@ def jobs_of(path: Path, cases: tuple[Case, ...], args: argparse.Namespace) -> li
     return jobs
 
 
-def bobot_speed(job: dict[str, Any]) -> dict[str, Any]:
-    """Our side of a job: tokens/s of each case in each run."""
-    import bobot
-    from bobot.engine import EngineConfig
-
-    rows = len(job["prompts"][0])
-    plain = {"speculation": "off"} if "speculation" in EngineConfig.__dataclass_fields__ else {}
-    # Room for two sequences a row: the one before must not push the shared depth out of the cache.
-    config = EngineConfig(max_num_seqs=2 * rows, max_model_len=job["length"] + 1, **plain)
-    engine = bobot.load(job["path"], dtype=job["dtype"], engine_config=config).engine
-    warm_up, *prompts = job["prompts"]
-    _timed(engine, [ids[:WARM_UP] for ids in warm_up], 2)
-    found = []
-    for case in job["cases"]:
-        before, length, new = job["before"][: case["depth"]], case["prompt"], case["new"]
-        if before:
-            _timed(engine, [[*before, 0]], 1)
-        runs = [
-            _timed(engine, [before + ids[:length] for ids in prompt], new, len(before))
-            for prompt in prompts
-        ]
-        found.append({name: [run[name] for run in runs] for name in runs[0]})
-    return {"cases": found}
-
-
-def _timed(engine: Any, texts: list[list[int]], new: int, depth: int = 0) -> dict[str, float]:
-    """One prompt and its decode in every row; `depth` of its tokens must be in the cache."""
-    from bobot.engine import SamplingParams
-
-    params = SamplingParams(temperature=0.0, max_tokens=new, ignore_eos=True)
-    start = time.perf_counter()
-    waiting = {engine.add(text, params) for text in texts}
-    times, counts = [], []
-    while engine.has_unfinished():
-        outputs = engine.step()
-        assert all(output.num_cached_tokens == depth for output in outputs), "not in the cache"
-        waiting -= {output.request_id for output in outputs}
-        if outputs and not waiting:  # every row has its first token
-            times.append(time.perf_counter())
-            counts.append(len(outputs))
-    figures = {"prefill": sum(len(text) - depth for text in texts) / (times[0] - start)}
-    return figures if new == 1 else figures | {"decode": sum(counts[1:]) / (times[-1] - times[0])}
-
-
 def compare(name: str, row: Row, python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The figures of one file: for each case and figure the runs of both sides."""
-    path = file_of(name, args.files)
+    path = file_of(name)
     found = []
     for job in jobs_of(path, row.cases, args):
         ours: list[dict[str, Any]] = []
         theirs: dict[str, list[dict[str, Any]]] = {setting: [] for setting in FLASH}
         for _ in range(args.runs):
-            mine = job | {"dtype": args.dtype}
-            ours.append(run_worker(__file__, ["--worker"], args.threads, job=mine))
+            ours.append(ask_bobot(job | {"dtype": args.dtype}, args.threads))
             for setting, values in FLASH.items():
-                asked = job | {"job": "speed", "settings": values}
-                theirs[setting].append(
-                    run_worker(WORKER, [], args.threads, python=[python, "-P"], job=asked)
-                )
+                asked = job | {"settings": values}
+                theirs[setting].append(ask_llama_cpp(asked, args.threads, python))
         for number, case in enumerate(job["cases"]):
             for figure in row.figures:
                 peer = {s: _runs(results, number, figure) for s, results in theirs.items()}
@@ -216,36 +164,13 @@ def _runs(results: list[dict[str, Any]], number: int, figure: str) -> dict[str, 
 
 
 def limit(name: str, case: Case, figure: str, limits: dict[str, float]) -> float:
-    """Tokens/s of a machine that does nothing but read, or nothing but multiply."""
+    """Tokens/s that the machine allows."""
     shape, form = name.split(":")
     config = SHAPES[shape]
-    weights = gguf_form(config, form)
-    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
     if figure == "prefill":
-        inner = sum(w.part.numel * _share(w, config) for w in weights if _is_inner(w))
-        seen = case.depth + case.prompt / 2
-        return limits["flop_per_s"] / (2 * inner + 4 * layers * heads * config["head_dim"] * seen)
-    is_tied = config.get("tie_word_embeddings", False)
-    read = sum(
-        w.num_bytes * _share(w, config, case.rows)
-        for w in weights
-        if w.part.role is not Role.EMBEDDING or is_tied
-    )
-    seen = case.depth + case.prompt + case.new / 2
-    cache = 4 * layers * config["num_key_value_heads"] * config["head_dim"] * seen  # 16 bits
-    return case.rows * limits["bytes_per_s"] / (read + case.rows * cache)
-
-
-def _is_inner(weight: Stored) -> bool:
-    return weight.part.role in (Role.MATRIX, Role.EXPERTS, Role.ROUTER)
-
-
-def _share(weight: Stored, config: dict[str, Any], rows: int = 1) -> float:
-    """Of a weight, what so many tokens pass: of experts, as many as even choices would hit."""
-    if weight.part.role is not Role.EXPERTS:
-        return 1.0
-    chosen = config["num_experts_per_tok"] / config["num_local_experts"]
-    return 1 - (1 - chosen) ** rows
+        return prefill_limit(config, form, case.prompt, case.depth, limits["flop_per_s"])
+    length = case.depth + case.prompt + case.new / 2
+    return decode_limit(config, form, length, case.rows, limits["bytes_per_s"])
 
 
 def show(report: dict[str, Any]) -> str:
@@ -287,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("row", nargs="?", choices=ROWS)
+    parser.add_argument("row", choices=ROWS)
     parser.add_argument("--only", nargs="*", help="files, as shape:form")
     parser.add_argument("--quick", action="store_true", help="first file and case, one process")
     parser.add_argument("--runs", type=int, default=3, help="processes per engine and setting")
@@ -295,27 +220,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dtype", help="of our activations; the file's own if not given")
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
-    parser.add_argument("--files", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        print(json.dumps(work(json.load(sys.stdin))))
-        return
-    if args.row is None:
-        parser.error(f"which row? {', '.join(ROWS)}")
     report = measure(args)
     print(json.dumps(report, indent=2) if args.json else show(report))
-
-
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """One process: the limits of the machine, or our side of a job."""
-    if "cases" not in job:
-        return measure_limits(job["threads"])
-    import torch
-
-    torch.set_num_threads(job["threads"])
-    return bobot_speed(job)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -325,11 +233,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick:
         row = Row(row.files, row.cases[:1], row.figures)
         files, args.runs, args.repeat = args.only or files[:1], 1, 1
-    python = args.python or installed(ROOT / "build" / "llama-cpp")
-    asked = {"threads": args.threads}
-    limits = [run_worker(__file__, ["--worker"], args.threads, job=asked)]
+    python = llama_cpp_python(args.python)
+    asked = {"job": "limits", "threads": args.threads}
+    limits = [ask_bobot(asked, args.threads)]
     results = [found for name in files for found in compare(name, row, python, args)]
-    limits.append(run_worker(__file__, ["--worker"], args.threads, job=asked))
+    limits.append(ask_bobot(asked, args.threads))
     best = {name: max(limit[name] for limit in limits) for name in limits[0]}
     for result in results:
         case = Case(**result["case"])
