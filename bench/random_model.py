@@ -174,6 +174,10 @@ def _random_blocks(kind: BlockType, generator: torch.Generator) -> Tensor:
     if kind.name == "MXFP4":
         blocks[:, 0] = 120  # 2 ** -7
         return blocks
+    if kind.name == "Q4_0":  # its 16 levels reach further down: without the lowest the mean is 0
+        nibbles = blocks[:, 2:]
+        nibbles[nibbles & 15 == 0] |= 8
+        nibbles[nibbles >> 4 == 0] |= 0x80
     places = SCALES.get(kind.name, {0: 1.0})
     scale = 1.0
     for _ in range(2):  # with a scale of 1 to see the size of the values, then with the right one
