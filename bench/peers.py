@@ -1,9 +1,9 @@
 """Speed beside llama.cpp: the same GGUF file, the same ids, taking turns, one row of figures each.
 
     python bench/peers.py decode             # 1 row; Llama 3.2 1B and 3 8B shapes; four formats
-    python bench/peers.py prefill            # 512 and 2048 tokens, same files
+    python bench/peers.py prefill --vllm     # 512 and 2048 tokens, same files; vLLM too
     python bench/peers.py depth              # prefill of 512 and decode behind 4k, 16k, 32k tokens
-    python bench/peers.py batch              # decode of 8, 16 and 32 rows
+    python bench/peers.py batch --vllm       # decode of 8, 16 and 32 rows
     python bench/peers.py moe                # gpt-oss-20b and Qwen3-30B-A3B shapes
     python bench/peers.py decode --quick --only llama-1b:Q4_0
 
@@ -11,8 +11,10 @@ Files with random weights (shapes.py says what is cut) are written to build/benc
 llama-cpp-python is installed from the registry into build/llama-cpp. Each engine runs in fresh
 processes, taking turns; each loads, computes a short prompt unmeasured, then every case `--repeat`
 times. llama.cpp runs with and without flash attention, and its better median counts; it neither
-samples nor returns text. Ours is what a user gets: `bobot.load`, its engine, greedy; speculation
-is off. A figure is the median of all runs, with the smallest and the largest.
+samples nor returns text. vLLM (`--vllm`, installed into build/vllm) runs the same shape with
+weights of its own making, in bf16 and in 8-bit integers, eager. Ours is what a user gets:
+`bobot.load` and its engine, greedy; speculation is off. A figure is the median of all runs, with
+the smallest and the largest.
 
 Limits: what torch reaches on this machine in the same run (machine.py): bytes of weights and cache
 that a step reads, over the read bandwidth, or operations over the better matrix product.
@@ -27,17 +29,37 @@ import json
 import os
 import random
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ceilings import decode_limit, prefill_limit
-from engines import FILES, ask_bobot, ask_llama_cpp, llama_cpp_python
+from engines import (
+    FILES,
+    ask_bobot,
+    ask_llama_cpp,
+    ask_vllm,
+    llama_cpp_python,
+    vllm_python,
+)
 from machine import describe, summary, table
 from random_model import write_gguf
 from shapes import SHAPES
 
-FLASH = {"-fa 0": {"flash": False}, "-fa 1": {"flash": True}}
-"""The settings of llama.cpp that are tried."""
+LLAMA_CPP = {"llama.cpp -fa 0": {"flash": False}, "llama.cpp -fa 1": {"flash": True}}
+"""The settings of llama.cpp that are tried; the better one counts."""
+W8A8 = {
+    "quant_method": "compressed-tensors", "format": "int-quantized",
+    "quantization_status": "compressed", "ignore": ["lm_head"],
+    "config_groups": {"group_0": {
+        "targets": ["Linear"],
+        "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+        "input_activations": {
+            "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+    }},
+}  # fmt: skip
+VLLM = {"vLLM bf16": {}, "vLLM W8A8": {"quantization_config": W8A8}}
+"""What is added to a shape's config."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +71,11 @@ class Case:
     prompt: int = 16
     new: int = 1
 
-    def __str__(self) -> str:
-        behind = f" behind {self.depth}" if self.depth else ""
-        rows = f", {self.rows} rows" if self.rows > 1 else ""
-        return f"{self.prompt} tokens{behind}{rows}"
+    def named(self, figure: str) -> str:
+        if figure == "prefill":
+            return f"prefill of {self.prompt}" + f" behind {self.depth}" * bool(self.depth)
+        rows = f", {self.rows} rows" * (self.rows > 1)
+        return f"decode behind {self.depth + self.prompt}{rows}"
 
 
 @dataclass(frozen=True)
@@ -129,34 +152,42 @@ def jobs_of(path: Path, cases: tuple[Case, ...], args: argparse.Namespace) -> li
     return jobs
 
 
-def compare(name: str, row: Row, python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The figures of one file: for each case and figure the runs of both sides."""
+def compare(
+    name: str, row: Row, peers: dict[str, Path], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The figures of one file: for each case, figure and peer the runs of both sides."""
     path = file_of(name)
+    shape, form = name.split(":")
     found = []
     for job in jobs_of(path, row.cases, args):
-        ours: list[dict[str, Any]] = []
-        theirs: dict[str, list[dict[str, Any]]] = {setting: [] for setting in FLASH}
+        asks = {"bobot": partial(ask_bobot, job | {"dtype": args.dtype}, args.threads)}
+        for setting, values in LLAMA_CPP.items():
+            asked = job | {"settings": values}
+            asks[setting] = partial(ask_llama_cpp, asked, args.threads, peers["llama.cpp"])
+        if "vLLM" in peers and form == "Q4_0":  # it has no GGUF: once a shape is enough
+            for setting, added in VLLM.items():
+                asked = job | {"path": str(vllm_folder(shape, setting, added))}
+                asks[setting] = partial(ask_vllm, asked, args.threads, peers["vLLM"])
+        results: dict[str, list[dict[str, Any]]] = {engine: [] for engine in asks}
         for _ in range(args.runs):
-            ours.append(ask_bobot(job | {"dtype": args.dtype}, args.threads))
-            for setting, values in FLASH.items():
-                asked = job | {"settings": values}
-                theirs[setting].append(ask_llama_cpp(asked, args.threads, python))
+            for engine, ask in asks.items():
+                results[engine].append(ask())
         for number, case in enumerate(job["cases"]):
             for figure in row.figures:
-                peer = {s: _runs(results, number, figure) for s, results in theirs.items()}
-                best = max(peer, key=lambda setting: peer[setting]["median"])
-                found.append(
-                    {
-                        "file": name,
-                        "case": case,
-                        "figure": figure,
-                        "bobot": _runs(ours, number, figure),
-                        "llama.cpp": peer[best],
-                        "setting": best,
-                        "all settings": peer,
-                    }
-                )
+                runs = {engine: _runs(rs, number, figure) for engine, rs in results.items()}
+                best = max(LLAMA_CPP, key=lambda setting: runs[setting]["median"])
+                what = {"file": name, "case": case, "figure": figure, "all": runs}
+                for peer in [best, *(engine for engine in VLLM if engine in runs)]:
+                    found.append(what | {"peer": peer})
     return found
+
+
+def vllm_folder(shape: str, setting: str, added: dict[str, Any]) -> Path:
+    """A folder with the config alone: vLLM makes weights up itself."""
+    folder = FILES / f"{shape} {setting}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SHAPES[shape] | added), encoding="utf-8")
+    return folder
 
 
 def _runs(results: list[dict[str, Any]], number: int, figure: str) -> dict[str, Any]:
@@ -175,16 +206,16 @@ def limit(name: str, case: Case, figure: str, limits: dict[str, float]) -> float
 
 def show(report: dict[str, Any]) -> str:
     """The report as text: the machine and its limits, then the table."""
-    head = ["", "bobot", "llama.cpp", "its setting", "ratio", "limit", "bobot reaches"]
+    head = ["", "bobot", "peer", "", "ratio", "limit", "bobot reaches"]
     rows = [head]
     for result in report["results"]:
-        ours, peer = result["bobot"], result["llama.cpp"]
+        ours, peer = result["all"]["bobot"], result["all"][result["peer"]]
         rows.append(
             [
-                f"{result['file']} {result['figure']}, {Case(**result['case'])}",
+                f"{result['file']}, {Case(**result['case']).named(result['figure'])}",
                 spread(ours),
                 spread(peer),
-                result["setting"],
+                result["peer"],
                 f"{ours['median'] / peer['median']:.2f}x",
                 f"{result['limit']:.0f}",
                 f"{ours['median'] / result['limit']:.0%}",
@@ -219,6 +250,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs in a process")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dtype", help="of our activations; the file's own if not given")
+    parser.add_argument("--vllm", action="store_true", help="also vLLM, beside files in Q4_0")
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -233,10 +265,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick:
         row = Row(row.files, row.cases[:1], row.figures)
         files, args.runs, args.repeat = args.only or files[:1], 1, 1
-    python = llama_cpp_python(args.python)
+    peers = {"llama.cpp": llama_cpp_python(args.python)}
+    if args.vllm:
+        peers["vLLM"] = vllm_python()
     asked = {"job": "limits", "threads": args.threads}
     limits = [ask_bobot(asked, args.threads)]
-    results = [found for name in files for found in compare(name, row, python, args)]
+    results = [found for name in files for found in compare(name, row, peers, args)]
     limits.append(ask_bobot(asked, args.threads))
     best = {name: max(limit[name] for limit in limits) for name in limits[0]}
     for result in results:

@@ -34,7 +34,7 @@ def speed(job: dict[str, Any]) -> dict[str, Any]:
         max_model_len=job["length"] + 1,
         max_num_seqs=max(len(job["prompts"][0]), 2),
         enable_prefix_caching=False,
-        **job["settings"],
+        enforce_eager=True,
     ).llm_engine
     warm_up, *prompts = job["prompts"]
     _timed(vllm, engine, [ids[:WARM_UP] for ids in warm_up], 2)
