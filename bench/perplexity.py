@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from engines import FILES, ask_bobot, ask_llama_cpp, llama_cpp_python
 from machine import ROOT, describe, table
 
 import bobot
+from bobot.engine import EngineConfig, SamplingParams
 
 LENGTH = 256
 """Tokens of a text."""
@@ -35,14 +35,18 @@ AIM = 1.002
 
 def sampled_texts(path: Path, count: int) -> list[list[int]]:
     """What the model says after its beginning token, in float32 at temperature 1."""
-    model = bobot.load(path, dtype="float32")
+    model = bobot.load(path, dtype="float32", engine_config=EngineConfig(max_num_seqs=count))
     assert model.tokenizer is not None
-    start = model.tokenizer.bos_id or 0
-    params = {"temperature": 1.0, "max_tokens": LENGTH - 1, "ignore_eos": True}
-    return [
-        [start, *(i for piece in model.generate([start], seed=seed, **params) for i in piece.ids)]
-        for seed in range(count)
-    ]
+    texts = {}
+    for seed in range(count):
+        params = SamplingParams(seed=seed, max_tokens=LENGTH - 1, ignore_eos=True)
+        start = model.tokenizer.bos_id or 0
+        texts[model.engine.add([start], params)] = [start]
+    while model.engine.has_unfinished():
+        for output in model.engine.step():
+            assert output.token_id is not None
+            texts[output.request_id].append(output.token_id)
+    return list(texts.values())
 
 
 def compare(name: str, path: Path, python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -107,7 +111,7 @@ def main() -> None:
     parser.add_argument("--decoded", type=int, default=8, help="of them, token by token")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--dtype", help="of our activations; the file's own if not given")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
