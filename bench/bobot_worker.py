@@ -31,7 +31,8 @@ def speed(job: dict[str, Any]) -> dict[str, Any]:
     """Tokens/s of each case in each run: prefill, and decode of our own tokens."""
     rows = len(job["prompts"][0])
     # Room for two sequences a row: the one before must not push the shared depth out of the cache.
-    config = EngineConfig(max_num_seqs=2 * rows, max_model_len=job["length"] + 1, **_plain())
+    # No speculation: it would find the loops of a model with random weights.
+    config = EngineConfig(max_num_seqs=2 * rows, max_model_len=job["length"] + 1, speculation="off")
     engine = bobot.load(job["path"], dtype=job["dtype"], engine_config=config).engine
     warm_up, *prompts = job["prompts"]
     _timed(engine, [ids[:WARM_UP] for ids in warm_up], 2)
@@ -46,11 +47,6 @@ def speed(job: dict[str, Any]) -> dict[str, Any]:
         ]
         found.append({name: [run[name] for run in runs] for name in runs[0]})
     return {"cases": found}
-
-
-def _plain() -> dict[str, Any]:
-    """No speculation: it would find the loops of a model with random weights."""
-    return {"speculation": "off"} if "speculation" in EngineConfig.__dataclass_fields__ else {}
 
 
 def _timed(
@@ -76,7 +72,7 @@ def nll(job: dict[str, Any]) -> dict[str, float]:
     """Mean negative log-likelihood per token, in nats: of whole texts at once, and of the first
     `job["decoded"]` texts token by token through the engine, as a user's tokens come.
     """
-    config = EngineConfig(block_size=1, **_plain())
+    config = EngineConfig(block_size=1, speculation="off")
     model = bobot.load(job["path"], dtype=job["dtype"], engine_config=config)
     whole = [
         -torch.log_softmax(model.logits(ids)[:-1].double(), -1)

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import installed
+from engines import llama_cpp_python
 from machine import ROOT, describe, summary, table
 from random_llama import LLAMA_3_2_1B, SMALL, write_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     is_gguf = args.gguf or (args.model is not None and args.model.is_file())
-    python = (args.python or installed(ROOT / "build" / "llama-cpp")) if is_gguf else None
+    python = llama_cpp_python(args.python) if is_gguf else None
     with tempfile.TemporaryDirectory(prefix="bobot-bench-") as scratch:
         model = args.model
         if model is None and python is not None:
