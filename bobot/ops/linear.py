@@ -46,8 +46,11 @@ def _takes_kernel(x_TD: Tensor, weight_FD: Weight) -> bool:
         return False
     if not isinstance(weight_FD, QuantWeight):
         return x_TD.shape[0] < MIN_ROWS and x_TD.dtype in HALF_DTYPES
+    if x_TD.shape[0] < MIN_ROWS:
+        return True
     has_tiles = isinstance(weight_FD.format, TileFormat)
-    return x_TD.shape[0] < MIN_ROWS or (has_tiles and kernels.isa() == "avx512vnni")
+    is_amx_faster = x_TD.dtype == torch.bfloat16 and has_amx()
+    return has_tiles and kernels.isa() == "avx512vnni" and not is_amx_faster
 
 
 def _product(x_TD: Tensor, weight_FD: Weight) -> Tensor | None:
@@ -82,6 +85,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """
     is_half_on_cpu = x.dtype in HALF_DTYPES and x.device.type == "cpu"
     return torch.float32 if is_half_on_cpu and not _has_fast_product(x.dtype) else x.dtype
+
+
+@cache
+def has_amx() -> bool:
+    """Whether torch multiplies bfloat16 by AMX, several times as fast as any other unit."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 @cache

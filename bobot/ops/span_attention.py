@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bobot import kernels
 from bobot.ops.attention import AttentionSpec, attention
+from bobot.ops.linear import has_amx
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_ROWS_FOR_TILES = 64
@@ -118,7 +119,7 @@ class SpanAttention:
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             return False
         has_many_rows = q_TNH.shape[0] >= MIN_ROWS_FOR_TILES * len(self.spans)
-        return not (has_many_rows and q_TNH.dtype == torch.bfloat16 and _has_tile_products())
+        return not (has_many_rows and q_TNH.dtype == torch.bfloat16 and has_amx())
 
     def _through_kernel(
         self,
@@ -181,8 +182,3 @@ class SpanAttention:
 def _side_by_side(x: Tensor) -> Tensor:
     """x without its history, the numbers of a head next to each other."""
     return x.detach() if x.stride(-1) == 1 else x.detach().contiguous()
-
-
-def _has_tile_products() -> bool:
-    """Whether the processor multiplies tiles of bfloat16 (AMX), which torch's attention uses."""
-    return torch.cpu._is_amx_tile_supported()
