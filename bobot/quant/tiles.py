@@ -72,10 +72,13 @@ def tiled(weight: QuantWeight) -> QuantWeight:
 
 def tile_layout(weight: QuantWeight) -> TileLayout | None:
     """Of the weight, or of each matrix of a stack. None for what has no tiles: a format without
-    them, rows that are no whole tiles, scales for several rows.
+    them, rows that are no whole tiles, scales for several rows. None at all where the kernels have
+    no vector instructions: there rows are multiplied twice as fast.
     """
+    if not kernels.available or kernels.isa() == "portable":
+        return None
     matrix = _matrix(weight if weight.ndim == 2 else weight[0])
-    if matrix is None or not kernels.available or not kernels.has_tiles(matrix.kernel):
+    if matrix is None or not kernels.has_tiles(matrix.kernel):
         return None
     num_rows, num_columns = weight.shape[-2:]
     group = matrix.values_per_scale

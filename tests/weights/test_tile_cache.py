@@ -16,7 +16,9 @@ from bobot.quant.tiles import TileFormat
 from bobot.weights import tile_cache
 from bobot.weights.load import load_model
 
-pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(
+    not kernels.available or kernels.isa() == "portable", reason="weights stay in rows here"
+)
 
 IDS = [1, 30, 7, 12, 5]
 
