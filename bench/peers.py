@@ -264,7 +264,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     files = args.only or row.files
     if args.quick:
         row = Row(row.files, row.cases[:1], row.figures)
-        files, args.runs, args.repeat = args.only or files[:1], 1, 1
+        files, args.runs, args.repeat = args.only or files[:1], 1, 3
     peers = {"llama.cpp": llama_cpp_python(args.python)}
     if args.vllm:
         peers["vLLM"] = vllm_python()
