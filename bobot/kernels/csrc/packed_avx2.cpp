@@ -65,9 +65,10 @@ struct Avx2 {
     static Vector splat(float a) { return _mm256_set1_ps(a); }
     static Ints splat(std::int32_t a) { return _mm256_set1_epi32(a); }
     static void store(float* to, Vector a) { _mm256_storeu_ps(to, a); }
+    template <std::size_t kBytes>
     static void prefetch(const std::uint8_t* from) {
-        for (int line = 0; line < 4; ++line)
-            _mm_prefetch(reinterpret_cast<const char*>(from) + 64 * line, _MM_HINT_T0);
+        for (std::size_t at = 0; at < kBytes; at += 64)
+            _mm_prefetch(reinterpret_cast<const char*>(from) + at, _MM_HINT_T0);
     }
     static Ints load_ints(const std::uint8_t* from) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));

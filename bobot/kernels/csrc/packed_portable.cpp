@@ -85,6 +85,7 @@ struct Portable {
     static Vector splat(float a) { return Vector{a, a, a, a}; }
     static Ints splat(std::int32_t a) { return Ints{a, a, a, a}; }
     static void store(float* to, Vector a) { std::memcpy(to, &a, sizeof a); }
+    template <std::size_t>
     static void prefetch(const std::uint8_t*) {}
     static Ints load_ints(const std::uint8_t* from) { return bobot::load<Ints>(from); }
     static Vector to_floats(Ints a) { return __builtin_convertvector(a, Vector); }

@@ -205,7 +205,8 @@ template <class Simd, Codes kCodes, bool kHasMinima, std::size_t kGroups, std::s
           std::size_t kPanels, bool kInteger>
 void block_product(const Tiles& tiles, const std::size_t (&panels)[kPanels], std::size_t lane,
                    const Activations& x, std::size_t b, float (&out)[kPanels][kRows * kPanel]) {
-    constexpr std::size_t kTileBytes = code_bytes(kCodes);
+    // Few rows wait for memory, many compute on what is in the cache.
+    constexpr std::size_t kTileBytes = code_bytes(kCodes), kAhead = kRows < 8 ? 4096 : 1024;
     PanelReaders<Simd, kPanels> w(tiles, panels, lane);
     typename Simd::Vector sums[kPanels][kRows];
     for (auto& panel : sums)
@@ -213,7 +214,7 @@ void block_product(const Tiles& tiles, const std::size_t (&panels)[kPanels], std
     for (std::size_t t = 0; t < tiles.num_tiles; ++t) {
         const std::size_t at = (b * tiles.num_tiles + t) * kRows;
         for (std::size_t p = 0; p < kPanels; ++p)
-            if (kRows < 8) Simd::prefetch(w.tiles[p] + 4 * kTileBytes);
+            Simd::template prefetch<kTileBytes>(w.tiles[p] + kAhead);
         for (std::size_t g = 0; g < kGroups; ++g)
             if constexpr (kInteger)
                 add_integer_group<Simd, kCodes, kGroups, kRows, kPanels>(w, g, lane, x, at, sums);
