@@ -42,7 +42,8 @@ def speed(job: dict[str, Any]) -> dict[str, Any]:
         if before:
             _timed(engine, [[*before, 0]], 1)
         runs = [
-            _timed(engine, [before + ids[:length] for ids in prompt], new, len(before))
+            # The last ids, so that no case begins as another did and finds it in the cache.
+            _timed(engine, [before + ids[-length:] for ids in prompt], new, len(before))
             for prompt in prompts
         ]
         found.append({name: [run[name] for run in runs] for name in runs[0]})
