@@ -17,6 +17,7 @@ from bobot import kernels
 from bobot.engine.fused_layers import (
     CACHE_DTYPES,
     LAYERS,
+    TILE_PARTS,
     Arguments,
     NoKernelError,
     floats,
@@ -27,16 +28,19 @@ from bobot.engine.request import Chunk
 
 MAX_TOKENS = 16
 """For more tokens torch's products of whole matrices are faster."""
+MAX_TOKENS_OF_TILES = 32
+"""The same where every matrix is tiles, whose products are as fast here as there."""
 BYTES_PER_THREAD = 1 << 15
 """Of the weights of a layer: with less to do, threads lose more by waiting for each other."""
 
 
 class FusedDecoder:
-    """A model and its cache, for batches of at most MAX_TOKENS tokens."""
+    """A model and its cache, for batches of at most `max_tokens` tokens."""
 
     def __init__(self, model: Any, cache: KVCache, layers: list[Arguments]) -> None:
         decoder, spec = model.model, model.kv_specs()[0]
         self.vocab_size: int = model.config.vocab_size
+        self.max_tokens = MAX_TOKENS_OF_TILES if _has_only_tiles(layers) else MAX_TOKENS
         self.native = kernels.decoder(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
@@ -76,12 +80,22 @@ def _num_threads(layers: list[Arguments]) -> int:
     """All, or one where a layer is too little work to share. Nothing between: OpenMP ends the
     threads that it is not asked for, and torch would start them again.
     """
-    names = ("q", "k", "v", "o", "gate", "up", "down")
-    linears = [layer[name] for layer in layers for name in names if layer[name] is not None]
-    arrays = [part for matrix, _ in linears for part in matrix if isinstance(part, Tensor)]
+    matrices = _matrices(layers)
+    arrays = [part for matrix in matrices for part in matrix if isinstance(part, Tensor)]
     num_bytes = sum(array.nbytes for array in arrays) // len(layers)
     num_threads = torch.get_num_threads()
     return num_threads if num_bytes >= num_threads * BYTES_PER_THREAD else 1
+
+
+def _has_only_tiles(layers: list[Arguments]) -> bool:
+    return all(len(matrix) == TILE_PARTS for matrix in _matrices(layers))
+
+
+def _matrices(layers: list[Arguments]) -> list[tuple[Any, ...]]:
+    """Every matrix of the layers but routers, as the kernels take it."""
+    names = ("q", "k", "v", "o", "gate", "up", "down")
+    linears = (layer[name] for layer in layers for name in names)
+    return [linear[0] for linear in linears if linear is not None]
 
 
 def fused_decoder(model: Any, cache: KVCache) -> FusedDecoder | None:

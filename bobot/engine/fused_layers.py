@@ -31,6 +31,10 @@ class NoKernelError(Exception):
     """A part of the model that only its own code can compute."""
 
 
+TILE_PARTS = 6
+"""Of a matrix of tiles, as the kernels take it; packed rows have five."""
+
+
 def matrix(weight: Weight) -> kernels.Matrix:
     """A matrix, or those of all experts one behind the other."""
     if isinstance(weight, QuantWeight) and isinstance(weight.format, TileFormat):

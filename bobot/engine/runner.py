@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from bobot.engine.batch import build_batch
-from bobot.engine.fused import MAX_TOKENS, fused_decoder
+from bobot.engine.fused import fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionContext, AttentionSpec
@@ -42,7 +42,7 @@ class Runner:
         If the model raises, nothing is committed: the same chunks can run again.
         """
         num_rows = sum(chunk.num_rows for chunk in chunks)
-        if self.fused is not None and num_rows <= MAX_TOKENS:
+        if self.fused is not None and num_rows <= self.fused.max_tokens:
             return self.fused.run(chunks)
         batch = build_batch(chunks, self.cache)
         hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)

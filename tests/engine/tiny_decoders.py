@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bobot.engine.fused import MAX_TOKENS, fused_decoder
+from bobot.engine.fused import fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.layers.context import PackedAttention
 from bobot.layers.linear import Embedding, Linear
@@ -132,10 +132,10 @@ def by_module(model: Any, sequences: list[list[int]]) -> list[Tensor]:
 
 
 def by_decoder(
-    model: Any, sequences: list[list[int]], *, most: int = MAX_TOKENS, block_size: int = 4
+    model: Any, sequences: list[list[int]], *, most: int | None = None, block_size: int = 4
 ) -> list[Tensor]:
-    """The same in steps of at most `most` tokens from any of the sequences, whose blocks lie
-    scattered in the cache.
+    """The same in steps of at most `most` tokens (None: as many as the decoder takes) from any of
+    the sequences, whose blocks lie scattered in the cache.
     """
     draw = random.Random(7)
     num_blocks = sum(-(-len(ids) // block_size) for ids in sequences) + 3
@@ -147,7 +147,7 @@ def by_decoder(
     tables = [[free.pop() for _ in range(-(-len(ids) // block_size))] for ids in sequences]
     results: list[list[Tensor]] = [[] for _ in sequences]
     while any(len(result) < len(ids) for result, ids in zip(results, sequences, strict=True)):
-        chunks, owners, room = [], [], draw.randint(1, most)
+        chunks, owners, room = [], [], draw.randint(1, most or fused.max_tokens)
         for n, ids in draw.sample(list(enumerate(sequences)), len(sequences)):
             first = len(results[n])
             count = min(draw.randint(0, room), len(ids) - first)
