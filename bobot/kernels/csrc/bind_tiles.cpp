@@ -66,12 +66,6 @@ struct Scratch {
     std::uint8_t* data;
 };
 
-std::size_t block_rows_for(std::size_t num_rows, std::size_t most) {
-    std::size_t rows = 1;
-    while (rows < num_rows && rows < most) rows *= 2;
-    return rows;
-}
-
 void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
             std::size_t num_columns, std::size_t group, const ConstBytes& data,
             const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
@@ -90,7 +84,7 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     const std::size_t num_rows = x.shape(0);
     if (num_rows == 0) return;
     nb::gil_scoped_release unlocked;
-    const std::size_t block_rows = block_rows_for(num_rows, kernels.max_block_rows);
+    const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
     Activations ready;
     const std::size_t bytes =
         activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, nullptr);

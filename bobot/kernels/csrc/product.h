@@ -45,12 +45,6 @@ struct Inputs {
     Activations tiled{};
 };
 
-inline std::size_t rows_in_block(std::size_t num_rows, std::size_t most) {
-    std::size_t rows = 1;
-    while (rows < num_rows && rows < most) rows *= 2;
-    return rows;
-}
-
 template <class Simd>
 std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns, bool is_integer) {
     Activations tiled;

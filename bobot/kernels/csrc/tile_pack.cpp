@@ -8,11 +8,6 @@
 namespace bobot {
 namespace {
 
-// One row of tiles: the codes of 256 inputs at most, and where they came from.
-struct Codes256 {
-    std::int8_t q[kSuperBlock];
-};
-
 // A published block: its codes, and its scales as bytes.
 struct Block {
     std::size_t values, bytes;
@@ -182,10 +177,10 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
                     std::memcpy(scales_to + (g * kPanel + n) * each,
                                 scales + row * scales_row_bytes + g * each, each);
             for (std::size_t b = 0; b < w.num_columns / block.values; ++b, from += block.bytes) {
-                Codes256 all;
-                block.codes(from, all.q);
+                std::int8_t q[kSuperBlock];
+                block.codes(from, q);
                 for (std::size_t t = 0; t < tiles_per_block; ++t)
-                    place_codes(format.codes, n, all.q + kTile * t,
+                    place_codes(format.codes, n, q + kTile * t,
                                 codes + (b * tiles_per_block + t) * tile_bytes);
                 if (block.scale_at == kApart) continue;
                 std::memcpy(scales_to + (b * kPanel + n) * each, from + block.scale_at, each);

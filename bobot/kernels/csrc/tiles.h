@@ -121,6 +121,13 @@ struct Activations {
     float* totals;         // [block][tile][row]            the sum of 32 activations
 };
 
+// Rows of a block for so many rows: a power of two, `most` at most.
+inline std::size_t rows_in_block(std::size_t num_rows, std::size_t most) {
+    std::size_t rows = 1;
+    while (rows < num_rows && rows < most) rows *= 2;
+    return rows;
+}
+
 // Sets everything but the contents; returns the bytes it needs, all at `memory` where that is given.
 inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std::size_t num_columns,
                                       std::size_t block_rows, bool is_integer,
