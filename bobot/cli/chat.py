@@ -16,7 +16,7 @@ from bobot.cli.arguments import (
     add_speculation,
     sampling_of,
 )
-from bobot.cli.loading import importing, load_model
+from bobot.cli.loading import importing, load_model, read_ahead
 from bobot.cli.screen import PlainScreen
 from bobot.messages import tr
 from bobot.paths import user_paths
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    read_ahead(args.model)
     with importing():
         from bobot.chat.archive import Archive
         from bobot.chat.session import Session

@@ -10,6 +10,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from bobot import hardware
+from bobot.errors import BobotError
+from bobot.hub.made import made_from
+from bobot.hub.names import gguf_parts, resolve
 from bobot.messages import tr
 
 
@@ -30,6 +34,29 @@ def load_model(
 
             options["engine_config"] = EngineConfig(speculation=speculation)  # type: ignore[arg-type]
         return bobot.load(name, **options)
+
+
+def read_ahead(name: str | None) -> None:
+    """Has the system read the weights of a model from disk while torch is imported, where they fit
+    into half of the memory that is free.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        model = resolve(name)
+    except BobotError:  # load() will say so
+        return
+    files = made_from(model) or (sorted(model.rglob("*")) if model.is_dir() else gguf_parts(model))
+    files = [file for file in files if file.suffix in (".safetensors", ".gguf")]
+    if sum(file.stat().st_size for file in files) > hardware.detect().ram_available_bytes // 2:
+        return
+
+    def read() -> None:
+        for file in files:
+            with open(file, "rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 def check_sampling(sampling: dict[str, Any]) -> None:

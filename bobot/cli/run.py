@@ -14,7 +14,7 @@ from bobot.cli.arguments import (
     add_speculation,
     sampling_of,
 )
-from bobot.cli.loading import check_sampling, load_model
+from bobot.cli.loading import check_sampling, load_model, read_ahead
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
 from bobot.errors import UsageError
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     name, prompt = _model_and_prompt(args.model, args.words)
+    read_ahead(name)
     sampling = _sampling(args)
     model = load_model(name, draft=args.draft, speculation=args.speculation)
     with Stopping() as stopping:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bobot.cli.arguments import add_model
 from bobot.cli.table import bytes_text, count_text, facts
 from bobot.hub.digest import model_digest
+from bobot.hub.made import made_bytes
 from bobot.hub.manifest import Manifest, describe
 from bobot.hub.names import EMBEDDED, gguf_parts, resolve
 from bobot.messages import tr
@@ -38,9 +39,19 @@ def run(args: argparse.Namespace) -> int:
     manifest = describe(name, path, read_header)
     digest = model_digest(path, [path] if path.is_dir() else gguf_parts(path))
     if args.json:
-        print(json.dumps({**dataclasses.asdict(manifest), "digest": digest}, indent=2))
+        more = {"cache_bytes": made_bytes(path), "digest": digest}
+        print(json.dumps({**dataclasses.asdict(manifest), **more}, indent=2))
     else:
-        print(facts([*_facts(manifest), (tr("digest"), _digest_text(digest, manifest))]))
+        cache = tr("{size} of tiles, made from it", size=bytes_text(made_bytes(path)))
+        print(
+            facts(
+                [
+                    *_facts(manifest),
+                    (tr("cache"), cache if made_bytes(path) else tr("none")),
+                    (tr("digest"), _digest_text(digest, manifest)),
+                ]
+            )
+        )
     return 0
 
 

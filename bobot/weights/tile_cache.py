@@ -21,7 +21,7 @@ from bobot import hardware
 from bobot.checkpoints.safetensors import read_safetensors, stream_safetensors
 from bobot.checkpoints.writing import PlannedTensor
 from bobot.errors import BobotError, CheckpointError, StorageError
-from bobot.hub.made import forget_missing, remember_source
+from bobot.hub.made import forget, forget_missing, made_from, remember_source
 from bobot.paths import make_private_folder, user_paths
 from bobot.quant.tiles import TileLayout, tile_layout, tiled, weight_from_tiles
 from bobot.quant.weight import QuantWeight
@@ -128,6 +128,8 @@ def _write(
 ) -> None:
     make_private_folder(path.parent)
     forget_missing()
+    for older in made_from(source.checkpoint.path):
+        forget(older)
     total = sum(planned.num_bytes for planned in plan.values())
     free = hardware.detect(path.parent).disk_free_bytes
     if free < total + ROOM_BYTES:

@@ -11,6 +11,8 @@ import pytest
 
 from bobot.cli import doctor
 from bobot.cli.table import bytes_text, count_text, facts, table
+from bobot.hub.made import remember_source
+from bobot.paths import user_paths
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,13 +39,26 @@ def test_list_shows_models_and_damage_side_by_side(
     status, out, err = run_bobot("list")
     assert status == 0
     assert out.splitlines()[0].split() == [
-        "NAME", "PARAMETERS", "TYPE", "SIZE", "CONTEXT", "LICENCE",
+        "NAME", "PARAMETERS", "TYPE", "SIZE", "CACHE", "CONTEXT", "LICENCE",
     ]  # fmt: skip
-    assert out.splitlines()[1].split() == ["bobot", "-", "-", "0", "B", "512", "-"]
+    assert out.splitlines()[1].split() == ["bobot", "-", "-", "0", "B", "-", "512", "-"]
     assert err.startswith("bobot: broken: ")
     entries = json.loads(run_bobot("list", "--json")[1])
     assert [entry["name"] for entry in entries] == ["bobot", "broken"]
     assert "config.json" in entries[1]["error"]
+
+
+def test_list_and_show_tell_what_the_cache_of_a_model_takes(
+    run_bobot: Run, embedded: Path, home: Path
+) -> None:
+    made = user_paths().tiles / "made.safetensors"
+    made.parent.mkdir(parents=True)
+    made.write_bytes(bytes(3000))
+    remember_source(made, embedded)
+    assert "2.93 KiB" in run_bobot("list")[1].splitlines()[1]
+    assert json.loads(run_bobot("list", "--json")[1])[0]["cache_bytes"] == 3000
+    assert "2.93 KiB of tiles" in run_bobot("show")[1]
+    assert json.loads(run_bobot("show", "--json")[1])["cache_bytes"] == 3000
 
 
 def test_list_with_nothing_says_where_models_go(
