@@ -4,7 +4,8 @@
 
 One JSON object comes in, one goes out as the last line. Driven through the C interface as
 llama.cpp's own llama-bench does it: fixed ids, logits of the last token alone, no sampler. Jobs:
-`speed` (peers.py), `logits` (llama_cpp.py), `nll` and `quantize` (perplexity.py).
+`speed` (peers.py), `replay` (speculation.py), `logits` (llama_cpp.py), `nll` and `quantize`
+(perplexity.py).
 """
 
 from __future__ import annotations
@@ -134,6 +135,43 @@ def _timed(context: Context, depth: int, texts: list[list[int]], new: int) -> di
     return figures if new == 1 else figures | {"decode": rows * (new - 1) / (end - first)}
 
 
+def replay(job: dict[str, Any]) -> dict[str, Any]:
+    """Tokens/s of writing given answers, with drafts from n-grams of the text so far
+    (llama-cpp-python's prompt lookup) or without: every token and draft is computed, and a draft is
+    right if the answer has it there. As steered in speculation.py.
+    """
+    length = max(len(prompt) + len(answer) for prompt, answer in job["texts"])
+    context = Context(job["path"], threads=job["threads"], length=length + 32, **job["settings"])
+    found = []
+    for prompt, answer in job["texts"]:
+        text = np.array(prompt + answer, dtype=np.intc)
+        runs = []
+        for _ in range(job["repeat"] + 1):  # the first one is the warm-up
+            context.forget()
+            context.compute((token, p, 0) for p, token in enumerate(prompt))
+            known, steps, start = len(prompt) + 1, 0, time.perf_counter()
+            while known < len(text):
+                drafts = _lookup(text[:known]) if job["drafts"] else []
+                batch = [int(text[known - 1]), *map(int, drafts)]
+                positions = enumerate(batch, known - 1)
+                context.compute(((token, p, 0) for p, token in positions), every_logit=True)
+                right = 0
+                while (
+                    right < len(drafts) and drafts[right] == text[min(known + right, len(text) - 1)]
+                ):
+                    right += 1
+                known, steps = min(known + right + 1, len(text)), steps + 1
+                context.forget(known - 1)
+            runs.append((len(answer) - 1) / (time.perf_counter() - start))
+        found.append({"tokens_per_s": runs[1:], "tokens_per_step": (len(answer) - 1) / steps})
+    return {"cases": found}
+
+
+def _lookup(ids: np.ndarray) -> np.ndarray:
+    speculative = import_module("llama_cpp.llama_speculative")
+    return speculative.LlamaPromptLookupDecoding()(ids)
+
+
 def logits(job: dict[str, Any]) -> dict[str, Any]:
     """Writes every logit of every text to the .npz `job["out"]`, float32 (tokens, vocab_size)."""
     context = _reader(job, type_k=api.GGML_TYPE_F32, type_v=api.GGML_TYPE_F32, swa_full=True)
@@ -171,7 +209,7 @@ def quantize(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-JOBS = {"speed": speed, "logits": logits, "nll": nll, "quantize": quantize}
+JOBS = {"speed": speed, "replay": replay, "logits": logits, "nll": nll, "quantize": quantize}
 
 if __name__ == "__main__":
     job = json.load(sys.stdin)

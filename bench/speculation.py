@@ -2,6 +2,7 @@
 
     python bench/speculation.py                      # Llama 3.2 1B's shape, bf16, ten minutes
     python bench/speculation.py --layers 2 --runs 1  # a quick look
+    python bench/speculation.py --gguf llama-1b:Q4_0 # beside llama.cpp with n-gram drafts
 
 The weights are random, so the model cannot write the answers: they are given
 (speculation_texts.py). Every step computes the whole model, output matrix included, for the true
@@ -14,7 +15,11 @@ other texts.
 Before that the model runs unsteered, greedy and with a seed, and the tokens of both ways are
 compared.
 
-Not measured: draft models, llama.cpp's n-gram speculation, contexts longer than these prompts.
+llama.cpp is driven through its C interface with the drafts of llama-cpp-python's prompt lookup (10
+tokens behind the last 2), which computes as many rows; its own program llama-lookup is not in the
+package.
+
+Not measured: draft models, contexts longer than these prompts.
 """
 
 from __future__ import annotations
@@ -29,7 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from engines import ask_llama_cpp, llama_cpp_python
 from machine import describe, summary, table
+from peers import file_of
 from random_llama import LLAMA_3_2_1B, write_llama
 from speculation_texts import cases
 from torch import Tensor
@@ -95,27 +102,51 @@ def same_unsteered(engines: dict[str, Engine], num_tokens: int) -> dict[str, boo
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
-    tokenizer = bobot.load_tokenizer(args.tokenizer or resolve(None))
+    if args.gguf:
+        return _measure_model(bobot.load(file_of(args.gguf)).model, args)
     config = LLAMA_3_2_1B | {"num_hidden_layers": args.layers}
     with tempfile.TemporaryDirectory(prefix="bobot-bench-", dir=args.scratch) as folder:
-        weight_bytes = write_llama(Path(folder), config)
-        model = bobot.load(folder, quantize=args.quantize).model
-        engines = {
-            way: Engine(model, EngineConfig(speculation=way, max_model_len=8192)) for way in WAYS
-        }
-        report: dict[str, Any] = {
-            "machine": describe(args.threads),
-            "layers": args.layers,
-            "quantize": args.quantize,
-            "weight_bytes": weight_bytes,
-            "requests": args.requests,
-            "same_unsteered": same_unsteered(engines, args.unsteered),
-            "cases": {},
-        }
-        for name, case in cases().items():
-            prompt, answer = (tokenizer.encode(text) for text in case)
-            report["cases"][name] = _measure_case(engines, prompt, answer[: args.new], args)
+        write_llama(Path(folder), config)
+        return _measure_model(bobot.load(folder, quantize=args.quantize).model, args)
+
+
+def _measure_model(model: Any, args: argparse.Namespace) -> dict[str, Any]:
+    tokenizer = bobot.load_tokenizer(args.tokenizer or resolve(None))
+    engines = {
+        way: Engine(model, EngineConfig(speculation=way, max_model_len=8192)) for way in WAYS
+    }
+    report: dict[str, Any] = {
+        "machine": describe(args.threads),
+        "model": args.gguf or f"{args.layers} layers, {args.quantize or 'bfloat16'}",
+        "requests": args.requests,
+        "same_unsteered": same_unsteered(engines, args.unsteered),
+        "cases": {},
+    }
+    for name, case in cases().items():
+        prompt, answer = (tokenizer.encode(text) for text in case)
+        answer = answer[: args.new]
+        found = _measure_case(engines, prompt, answer, args)
+        if args.gguf:
+            found["llama.cpp"] = {way: _ask_peer(way, prompt, answer, args) for way in WAYS}
+        report["cases"][name] = found
     return report
+
+
+def _ask_peer(
+    way: str, prompt: list[int], answer: list[int], args: argparse.Namespace
+) -> dict[str, Any]:
+    """llama.cpp's tokens/s for the same answer."""
+    job = {
+        "job": "replay",
+        "path": str(file_of(args.gguf)),
+        "threads": args.threads,
+        "texts": [[prompt, answer]],
+        "drafts": way == "ngram",
+        "repeat": args.runs,
+        "settings": {},
+    }
+    (found,) = ask_llama_cpp(job, args.threads, llama_cpp_python(args.python))["cases"]
+    return found | {"tokens_per_s": summary(found["tokens_per_s"])}
 
 
 def _measure_case(
@@ -156,10 +187,13 @@ def show(report: dict[str, Any]) -> str:
                 str(case["same_tokens"]),
             ]
         )
+        for way, found in case.get("llama.cpp", {}).items():
+            rows.append([f"  llama.cpp, {way}", "", "", _spread(found["tokens_per_s"])])
+            rows[-1] += ["", "", f"{found['tokens_per_step']:.2f}", "", ""]
     lines = [
         ", ".join(f"{name} {value}" for name, value in report["machine"].items()),
-        f"layers {report['layers']}, {report['quantize'] or 'bfloat16'}, {report['requests']} at"
-        f" once; median (smallest - largest); unsteered the same: {report['same_unsteered']}",
+        f"{report['model']}, {report['requests']} at once; median (smallest - largest);"
+        f" unsteered the same: {report['same_unsteered']}",
     ]
     return "\n".join(lines) + "\n\n" + table(rows)
 
@@ -173,6 +207,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--gguf", metavar="SHAPE:FORM", help="as in peers.py; llama.cpp beside it")
+    parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--layers", type=int, default=LLAMA_3_2_1B["num_hidden_layers"])
     parser.add_argument("--quantize", choices=["int8", "int4", "mxfp4"], help="default: bfloat16")
     parser.add_argument("--tokenizer", help="a folder; default: the embedded model's")
