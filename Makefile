@@ -5,7 +5,7 @@ PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/* bobot/*/__init__.py)
 
-.PHONY: chat test test-slow lint types format clean
+.PHONY: chat test test-slow test-isa lint types format clean
 .DELETE_ON_ERROR:
 
 chat: .venv/installed
@@ -17,6 +17,11 @@ test: .venv/installed-dev
 # One layer of each large model at its real size: up to 16 GiB of memory, some minutes.
 test-slow: .venv/installed-dev
 	@$(BIN)/python -m pytest -q -m slow
+
+# Every test once more at each instruction level of this machine.
+test-isa: .venv/installed-dev
+	@for isa in $$($(BIN)/python -c 'from bobot import kernels; print(*(name for name, usable in kernels.features().items() if usable))'); do \
+	  echo "BOBOT_ISA=$$isa"; BOBOT_ISA=$$isa $(BIN)/python -m pytest -q || exit 1; done
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check .
