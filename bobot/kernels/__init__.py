@@ -178,13 +178,14 @@ def tiles_linear(
     x_MK: Array,
     out_MN: Array,
     *,
-    is_integer: bool,
+    activations: str,
     num_threads: int,
     force: str | None = None,
 ) -> None:
     """Write x @ weight.T to `out_MN`; both float32, of any number of rows.
 
-    is_integer: whether x is rounded to 16-bit integers with one scale per row and 32 inputs.
+    activations: what x is multiplied as: "float32", or "int16" or "int8", rounded to integers with
+    one scale per row and 32 inputs.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().tiles_linear(
@@ -196,7 +197,7 @@ def tiles_linear(
         tiles,
         x_MK,
         out_MN,
-        is_integer,
+        activations,
         num_threads,
         force or isa(),
     )
@@ -244,14 +245,14 @@ def decoder(
     embedding: Matrix,
     lm_head: Matrix,
     norm_D: Array,
-    is_integer: bool,
+    activations: str,
     num_threads: int,
     force: str | None = None,
 ) -> Any:
     """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
     mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
-    Vectors are float32; is_integer as in `tiles_linear`; frequencies (head_dim / 2) and rope_factor
+    Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and rope_factor
     as in ops/rope.py. The object has
 
         add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
@@ -281,7 +282,7 @@ def decoder(
         embedding,
         lm_head,
         norm_D,
-        is_integer,
+        activations,
         num_threads,
         force or isa(),
     )

@@ -3,13 +3,15 @@
 A weight is turned into tiles once, bit by bit: nothing is rounded, and it takes the bytes it took
 before (rows are filled up to a multiple of 16, tiles of a large matrix to a page of 4096 bytes).
 Activations are multiplied as floats if they are float32, else as 16-bit integers with one scale per
-32 inputs, which is finer than the bfloat16 they come in.
+32 inputs, which is finer than the bfloat16 they come in. Who wants speed more than precision chooses
+integers of 8 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +20,10 @@ from bobot import kernels
 from bobot.quant.interleaved import InTurn, rows_in_turn
 from bobot.quant.native import Packed
 from bobot.quant.weight import Format, Parts, QuantWeight
+
+
+Activations = Literal["int8"] | None
+"""What activations are rounded to before they meet tiles; None: nothing coarser than their dtype."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class TileFormat(Format):
     """
 
     layout: TileLayout
+    activations: Activations = None
 
 
 def tiled(weight: QuantWeight) -> QuantWeight:
@@ -100,8 +107,19 @@ def weight_from_tiles(layout: TileLayout, tiles: Tensor) -> QuantWeight:
     return QuantWeight(tile_format(layout), {"tiles": tiles}, shape)
 
 
+def with_activations(weight: QuantWeight, activations: Activations) -> QuantWeight:
+    """The same tiles, multiplied with such activations."""
+    assert isinstance(weight.format, TileFormat)
+    return replace(weight, format=tile_format(weight.format.layout, activations))
+
+
+def kernel_activations(dtype: torch.dtype, chosen: Activations) -> str:
+    """What the kernels multiply activations of that dtype as."""
+    return chosen or ("float32" if dtype == torch.float32 else "int16")
+
+
 @cache
-def tile_format(layout: TileLayout) -> TileFormat:
+def tile_format(layout: TileLayout, activations: Activations = None) -> TileFormat:
     def rows(parts: Parts, index_R: Tensor) -> Tensor:
         out_RK = torch.empty(len(index_R), layout.num_columns)
         kernels.tiles_rows(
@@ -122,13 +140,18 @@ def tile_format(layout: TileLayout) -> TileFormat:
             parts["tiles"].numpy(),
             x_MK.detach().float().contiguous().numpy(),
             out_MN.numpy(),
-            is_integer=x_MK.dtype != torch.float32,
+            activations=kernel_activations(x_MK.dtype, activations),
             num_threads=_num_threads(layout) if len(x_MK) == 1 else torch.get_num_threads(),
         )
         return out_MN
 
     return TileFormat(
-        name=layout.kernel, dequantize=dequantize, product=product, rows=rows, layout=layout
+        name=layout.kernel,
+        dequantize=dequantize,
+        product=product,
+        rows=rows,
+        layout=layout,
+        activations=activations,
     )
 
 

@@ -68,9 +68,10 @@ struct Scratch {
 
 void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
             std::size_t num_columns, std::size_t group, const ConstBytes& data,
-            const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
+            const Matrix<const float>& x, const Matrix<float>& out, const std::string& activations,
             int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
+    const ActivationType type = activation_type(activations);
     Tiles w = tiles_of(format, scales, num_rows_of_weight, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
@@ -87,9 +88,9 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
     Activations ready;
     const std::size_t bytes =
-        activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, nullptr);
+        activations_layout(ready, num_rows, w.num_columns, block_rows, type, nullptr);
     const Scratch memory(bytes);
-    activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, memory.data);
+    activations_layout(ready, num_rows, w.num_columns, block_rows, type, memory.data);
     in_parallel(ready.num_blocks, num_threads, [&](std::size_t first, std::size_t end) {
         kernels.fill_activations(from, ready, first, end);
     });
@@ -138,7 +139,7 @@ void bind_tiles(nb::module_& m) {
           "values"_a.noconvert(), "scales"_a.noconvert().none(), "out"_a.noconvert(),
           "num_threads"_a);
     m.def("tiles_linear", &linear, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
-          "data"_a.noconvert(), "x"_a.noconvert(), "out"_a.noconvert(), "is_integer"_a,
+          "data"_a.noconvert(), "x"_a.noconvert(), "out"_a.noconvert(), "activations"_a,
           "num_threads"_a, "isa"_a);
     m.def("tiles_rows", &rows, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
           "data"_a.noconvert(), "index"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a,

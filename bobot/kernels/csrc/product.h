@@ -40,23 +40,23 @@ struct Inputs {
     const float* rows;
     std::size_t num_rows, num_columns;
     std::uint8_t* memory;  // for the other form
-    bool is_integer;       // of the other form
+    ActivationType type;   // of the other form
     bool is_ready = false;
     Activations tiled{};
 };
 
 template <class Simd>
-std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns, bool is_integer) {
+std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns, ActivationType type) {
     Activations tiled;
     return activations_layout(tiled, num_rows, num_columns,
-                              rows_in_block(num_rows, Simd::kMaxRows), is_integer, nullptr);
+                              rows_in_block(num_rows, Simd::kMaxRows), type, nullptr);
 }
 
 template <class Simd>
 const Activations& tiled_inputs(Inputs& x) {
     if (!x.is_ready) {
         activations_layout(x.tiled, x.num_rows, x.num_columns,
-                           rows_in_block(x.num_rows, Simd::kMaxRows), x.is_integer, x.memory);
+                           rows_in_block(x.num_rows, Simd::kMaxRows), x.type, x.memory);
         fill_activations(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }
