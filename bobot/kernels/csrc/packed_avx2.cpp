@@ -109,6 +109,15 @@ struct Avx2 {
             _mm256_setr_m128i(_mm_unpacklo_epi8(row, other), _mm_unpackhi_epi8(row, other));
         return kIsSigned ? turns : _mm256_xor_si256(turns, _mm256_set1_epi8(-128));
     }
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        for (std::size_t i = 0; i < 32; i += 8) {
+            const auto* fours = reinterpret_cast<const __m128i*>(codes + i);
+            const __m128i pairs = _mm_packs_epi32(_mm_loadu_si128(fours), _mm_loadu_si128(fours + 1));
+            const __m128i bytes = _mm_packs_epi16(pairs, pairs);
+            const __m128i turns = _mm_unpacklo_epi8(bytes, _mm_srli_epi64(bytes, 32));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), turns);
+        }
+    }
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
         quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));

@@ -115,6 +115,14 @@ struct Avx512 {
             _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
         return _mm512_xor_si512(_mm512_shuffle_epi8(eighths, turns), _mm512_set1_epi8(-128));
     }
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        const __m128i order =
+            _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+        for (std::size_t i = 0; i < 32; i += 16) {
+            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_loadu_si512(codes + i));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_shuffle_epi8(bytes, order));
+        }
+    }
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
         quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));

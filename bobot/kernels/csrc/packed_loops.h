@@ -261,7 +261,7 @@ constexpr Kernels kernels() {
     return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
             add_columns<Simd>,    decode<Simd>,
             scan_logits,          weigh_logits,
-            Simd::kMaxRows,       fill_activations,
+            Simd::kMaxRows,       fill_activations<Simd>,
             multiply_tiles<Simd>, unpack_tiles<Simd>,
             attend_rows<Simd>};
 }

@@ -137,6 +137,10 @@ struct Portable {
         }
         return as<Ints>(bytes ^ 128);
     }
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        for (std::size_t i = 0; i < 32; ++i)
+            to[i] = static_cast<std::int8_t>(codes[i / 8 * 8 + kQuadOrder[i % 8]]);
+    }
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
         const auto low = as<Halves>(bits) >> first << 4 & static_cast<std::uint16_t>(mask);

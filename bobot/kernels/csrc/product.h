@@ -57,7 +57,7 @@ const Activations& tiled_inputs(Inputs& x) {
     if (!x.is_ready) {
         activations_layout(x.tiled, x.num_rows, x.num_columns,
                            rows_in_block(x.num_rows, Simd::kMaxRows), x.type, x.memory);
-        fill_activations(x.rows, x.tiled, 0, x.tiled.num_blocks);
+        fill_activations<Simd>(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }
     return x.tiled;

@@ -1,4 +1,6 @@
-// Activations as products of tiles read them (tiles.h), from rows of floats.
+// Activations as products of tiles read them (tiles.h), from rows of floats:
+//
+//     store_quads     32 numbers as bytes in kQuadOrder
 #pragma once
 
 #include "packed_formats.h"
@@ -32,7 +34,8 @@ inline float round_to_integers(const float* from, float largest_code, std::int32
 }
 
 // Tile t of row m in block b, from 32 floats.
-inline void fill_tile(const float* values, const Activations& x, std::size_t b, std::size_t t,
+template <class Simd>
+void fill_tile(const float* values, const Activations& x, std::size_t b, std::size_t t,
                       std::size_t m) {
     const std::size_t rows = x.block_rows, tile = b * (x.num_columns / kTile) + t;
     const std::size_t at = tile * rows + m;
@@ -48,25 +51,26 @@ inline void fill_tile(const float* values, const Activations& x, std::size_t b, 
     x.scales[at] = round_to_integers(values, is_wide ? 32767.0f : 127.0f, codes, sums);
     for (std::size_t h = 0; h < 2; ++h) x.sums[(tile * 2 + h) * rows + m] = sums[h];
     x.totals[at] = x.scales[at] * static_cast<float>(sums[0] + sums[1]);
-    if (is_wide)
+    if (is_wide) {
         for (std::size_t i = 0; i < kTile; ++i)
             x.codes[at * kTile + i] = static_cast<std::int16_t>(codes[i]);
-    else
-        for (std::size_t i = 0; i < kTile; ++i)
-            x.bytes[at * kTile + i] = static_cast<std::int8_t>(codes[i / 8 * 8 + kQuadOrder[i % 8]]);
+        return;
+    }
+    Simd::store_quads(codes, x.bytes + at * kTile);
 }
 
 // Fills blocks [first, end) of `x` from rows of floats.
-inline void fill_activations(const float* from, const Activations& x, std::size_t first,
-                             std::size_t end) {
+template <class Simd>
+void fill_activations(const float* from, const Activations& x, std::size_t first,
+                      std::size_t end) {
     const std::size_t tiles = x.num_columns / kTile;
     const float zeros[kTile] = {};
     for (std::size_t b = first; b < end; ++b)
         for (std::size_t m = 0; m < x.block_rows; ++m) {
             const std::size_t row = b * x.block_rows + m;
             for (std::size_t t = 0; t < tiles; ++t)
-                fill_tile(row < x.num_rows ? from + row * x.num_columns + t * kTile : zeros, x, b,
-                          t, m);
+                fill_tile<Simd>(row < x.num_rows ? from + row * x.num_columns + t * kTile : zeros, x,
+                                b, t, m);
         }
 }
 

@@ -14,6 +14,7 @@ namespace bobot {
 namespace {
 
 constexpr std::size_t kRunTiles = 16;
+constexpr std::size_t kBlocks = 16;  // of rows, whose sums stay in the cache with a run of tiles
 
 template <class FormOf, std::size_t kRowsOf, ActivationType kTypeOf>
 struct IntegerPlan {
@@ -30,6 +31,12 @@ using Sums = typename Simd::Vector[Plan::kPanels][Plan::kRows];
 
 template <class Simd, class Plan>
 using TileOfPlan = UnpackedTile<Simd, Plan::Form::kGroups>;
+
+template <class Simd, class Plan>
+void clear(Sums<Simd, Plan>& sums) {
+    for (auto& panel : sums)
+        for (auto& each : panel) each = Simd::zero();
+}
 
 // dots[p][m] += the quads of group g of tiles[p], times the activations of row m from `at` on.
 template <class Simd, class Plan>
@@ -89,54 +96,35 @@ __attribute__((always_inline)) inline void add_tile(const TileOfPlan<Simd, Plan>
                 sums[p][m] = Simd::fma(-tiles[p]->minimum, Simd::splat(x.totals[at + m]), sums[p][m]);
 }
 
-// Where the outputs of one block of rows and some panels are in the result.
+// Sums of the rows of block `b` and `width` outputs of each panel, into the result.
 template <class Simd, class Plan>
-struct OutputBlock {
-    const Tiles& w;
-    const std::size_t* panels;
-    std::size_t lane, num_rows, stride;
-    float* first;  // of the block's first row
-
-    void store(const Sums<Simd, Plan>& sums) const { each<true>(const_cast<Sums<Simd, Plan>&>(sums)); }
-    void load(Sums<Simd, Plan>& sums) const { each<false>(sums); }
-
-private:
-    template <bool kStores>
-    void each(Sums<Simd, Plan>& sums) const {
-        for (std::size_t p = 0; p < Plan::kPanels; ++p) {
-            const std::size_t n = panels[p] * kPanel + lane;
-            const std::size_t left = n < w.num_rows ? w.num_rows - n : 0;
-            for (std::size_t m = 0; m < num_rows; ++m) {
-                float* to = first + m * stride + n;
-                if (left >= Simd::width) {
-                    if constexpr (kStores) Simd::store(to, sums[p][m]);
-                    else sums[p][m] = Simd::load(to);
-                    continue;
-                }
-                float lanes[Simd::width] = {};
-                if constexpr (kStores) {
-                    Simd::store(lanes, sums[p][m]);
-                    std::memcpy(to, lanes, 4 * left);
-                } else {
-                    std::memcpy(lanes, to, 4 * left);
-                    sums[p][m] = Simd::load(lanes);
-                }
-            }
+void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
+                const Activations& x, std::size_t b, const Sums<Simd, Plan>& sums, float* out,
+                std::size_t out_stride) {
+    const std::size_t row = b * Plan::kRows;
+    const std::size_t num_rows = x.num_rows - row < Plan::kRows ? x.num_rows - row : Plan::kRows;
+    for (std::size_t p = 0; p < Plan::kPanels; ++p) {
+        const std::size_t n = panels[p] * kPanel + lane;
+        const std::size_t left = n < w.num_rows ? w.num_rows - n : 0;
+        for (std::size_t m = 0; m < num_rows; ++m) {
+            float lanes[Simd::width];
+            Simd::store(lanes, sums[p][m]);
+            std::memcpy(out + (row + m) * out_stride + n, lanes,
+                        4 * (left < Simd::width ? left : Simd::width));
         }
     }
-};
+}
 
 // The one block of rows there is, with each tile as it is unpacked.
 template <class Simd, class Plan>
 void multiply_block(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
-                    const Activations& x, const OutputBlock<Simd, Plan>& to) {
+                    const Activations& x, float* out, std::size_t out_stride) {
     constexpr std::size_t kAhead = Plan::kRows < 8 ? 4096 : 1024;
     const std::int32_t offset = offset_of_quads(*w.format);
     TileReader<Simd, typename Plan::Form> readers[Plan::kPanels];
     for (std::size_t p = 0; p < Plan::kPanels; ++p) readers[p] = {w, panels[p], lane};
     Sums<Simd, Plan> sums;
-    for (auto& panel : sums)
-        for (auto& each : panel) each = Simd::zero();
+    clear<Simd, Plan>(sums);
     for (std::size_t t = 0; t < w.num_tiles; ++t) {
         TileOfPlan<Simd, Plan> unpacked[Plan::kPanels];
         const TileOfPlan<Simd, Plan>* tiles[Plan::kPanels];
@@ -147,63 +135,65 @@ void multiply_block(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], 
         }
         add_tile<Simd, Plan>(tiles, offset, x, t * Plan::kRows, sums);
     }
-    to.store(sums);
+    write_sums<Simd, Plan>(w, panels, lane, x, 0, sums, out, out_stride);
 }
 
-// All blocks of rows, for one run of unpacked tiles after the other.
+// Blocks [first, end) of rows, kBlocks at most, for one run of unpacked tiles after the other.
 template <class Simd, class Plan>
 void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
-                     const Activations& x, float* out, std::size_t out_stride) {
+                     const Activations& x, std::size_t first, std::size_t end, float* out,
+                     std::size_t out_stride) {
     using Form = typename Plan::Form;
-    constexpr std::size_t kPanels = Plan::kPanels, kRows = Plan::kRows;
+    constexpr std::size_t kPanels = Plan::kPanels;
     const std::int32_t offset = offset_of_quads(*w.format);
     TileReader<Simd, Form> readers[kPanels];
     for (std::size_t p = 0; p < kPanels; ++p) readers[p] = {w, panels[p], lane};
     TileOfPlan<Simd, Plan> run[kPanels][kRunTiles];
+    Sums<Simd, Plan> sums[kBlocks];
+    for (std::size_t b = first; b < end; ++b) clear<Simd, Plan>(sums[b - first]);
     for (std::size_t start = 0; start < w.num_tiles; start += kRunTiles) {
         const std::size_t count = w.num_tiles - start < kRunTiles ? w.num_tiles - start : kRunTiles;
         const std::uint8_t* ahead[kPanels];
         for (std::size_t p = 0; p < kPanels; ++p) {
             for (std::size_t t = 0; t < count; ++t) readers[p].next(run[p][t]);
-            const bool is_last = start + count == w.num_tiles;
-            ahead[p] = readers[p].codes() + (is_last ? (kPanels - 1) * w.num_tiles * Form::kBytes : 0);
+            // The next run, or the first one of the next panels.
+            ahead[p] = readers[p].codes();
+            if (start + count == w.num_tiles) ahead[p] += (kPanels - 1) * w.num_tiles * Form::kBytes;
         }
-        for (std::size_t b = 0; b < x.num_blocks; ++b) {
-            const std::size_t row = b * kRows;
-            const std::size_t num_rows = x.num_rows - row < kRows ? x.num_rows - row : kRows;
-            const OutputBlock<Simd, Plan> to{w, panels, lane, num_rows, out_stride, out + row * out_stride};
-            Sums<Simd, Plan> sums;
-            for (auto& panel : sums)
-                for (auto& each : panel) each = Simd::zero();
-            if (start > 0) to.load(sums);
+        for (std::size_t b = first; b < end; ++b) {
+            Sums<Simd, Plan> now;
+            std::memcpy(&now, &sums[b - first], sizeof now);
             for (std::size_t t = 0; t < count; ++t) {
                 const TileOfPlan<Simd, Plan>* tiles[kPanels];
                 for (std::size_t p = 0; p < kPanels; ++p) {
-                    if (b == 0) Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
+                    if (b == first) Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
                     tiles[p] = run[p] + t;
                 }
-                add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + start + t) * kRows, sums);
+                add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + start + t) * Plan::kRows, now);
             }
-            to.store(sums);
+            std::memcpy(&sums[b - first], &now, sizeof now);
         }
     }
+    for (std::size_t b = first; b < end; ++b)
+        write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
 }
 
 // out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end).
 template <class Simd, class Plan>
 void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                      float* out, std::size_t out_stride) {
-    for (std::size_t panel = first; panel < end; panel += Plan::kPanels) {
-        std::size_t panels[Plan::kPanels];
-        for (std::size_t p = 0; p < Plan::kPanels; ++p)
-            panels[p] = panel + p < end ? panel + p : end - 1;
-        for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-            if (x.num_blocks > 1)
-                multiply_blocks<Simd, Plan>(w, panels, lane, x, out, out_stride);
-            else
-                multiply_block<Simd, Plan>(w, panels, lane, x,
-                                           {w, panels, lane, x.num_rows, out_stride, out});
-    }
+    for (std::size_t b = 0; b < x.num_blocks; b += kBlocks)
+        for (std::size_t panel = first; panel < end; panel += Plan::kPanels) {
+            const std::size_t stop = b + kBlocks < x.num_blocks ? b + kBlocks : x.num_blocks;
+            std::size_t panels[Plan::kPanels];
+            for (std::size_t p = 0; p < Plan::kPanels; ++p)
+                panels[p] = panel + p < end ? panel + p : end - 1;
+            for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
+                if (x.num_blocks == 1)
+                    multiply_block<Simd, Plan>(w, panels, lane, x, out, out_stride);
+                else
+                    multiply_blocks<Simd, Plan>(w, panels, lane, x, b, stop, out, out_stride);
+        }
 }
 
 template <class Simd, class Form, ActivationType kType>
