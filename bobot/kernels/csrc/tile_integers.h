@@ -13,16 +13,14 @@
 namespace bobot {
 namespace {
 
-constexpr std::size_t kRunTiles = 16;
+constexpr std::size_t kRunTiles = 8;
 constexpr std::size_t kBlocks = 16;  // of rows, whose sums stay in the cache with a run of tiles
 
-template <class FormOf, std::size_t kRowsOf, ActivationType kTypeOf>
+template <class FormOf, std::size_t kPanelsOf, std::size_t kRowsOf, ActivationType kTypeOf>
 struct IntegerPlan {
     using Form = FormOf;
-    static constexpr std::size_t kRows = kRowsOf;
+    static constexpr std::size_t kPanels = kPanelsOf, kRows = kRowsOf;
     static constexpr ActivationType kType = kTypeOf;
-    // Two panels share every activation that is read, where the registers hold so many sums.
-    static constexpr std::size_t kPanels = kRows == 8 ? 2 : 1;
     static constexpr int kLargest = Form::kIsSigned ? 128 : Form::kCodes == Codes::six_bits ? 63 : 31;
 };
 
@@ -115,27 +113,23 @@ void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std:
     }
 }
 
-// The one block of rows there is, with each tile as it is unpacked.
+// The one block of rows there is, with each tile of a panel as it is unpacked.
 template <class Simd, class Plan>
-void multiply_block(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
-                    const Activations& x, float* out, std::size_t out_stride) {
-    constexpr std::size_t kAhead = Plan::kRows < 8 ? 4096 : 1024;
+void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
+                    float* out, std::size_t out_stride) {
+    constexpr std::size_t kAhead = 4096;
     const std::int32_t offset = offset_of_quads(*w.format);
-    TileReader<Simd, typename Plan::Form> readers[Plan::kPanels];
-    for (std::size_t p = 0; p < Plan::kPanels; ++p) readers[p] = {w, panels[p], lane};
+    TileReader<Simd, typename Plan::Form> reader(w, panel, lane);
     Sums<Simd, Plan> sums;
     clear<Simd, Plan>(sums);
     for (std::size_t t = 0; t < w.num_tiles; ++t) {
-        TileOfPlan<Simd, Plan> unpacked[Plan::kPanels];
-        const TileOfPlan<Simd, Plan>* tiles[Plan::kPanels];
-        for (std::size_t p = 0; p < Plan::kPanels; ++p) {
-            Simd::template prefetch<Plan::Form::kBytes>(readers[p].codes() + kAhead);
-            readers[p].next(unpacked[p]);
-            tiles[p] = unpacked + p;
-        }
+        Simd::template prefetch<Plan::Form::kBytes>(reader.codes() + kAhead);
+        TileOfPlan<Simd, Plan> tile;
+        reader.next(tile);
+        const TileOfPlan<Simd, Plan>* tiles[] = {&tile};
         add_tile<Simd, Plan>(tiles, offset, x, t * Plan::kRows, sums);
     }
-    write_sums<Simd, Plan>(w, panels, lane, x, 0, sums, out, out_stride);
+    write_sums<Simd, Plan>(w, {panel}, lane, x, 0, sums, out, out_stride);
 }
 
 // Blocks [first, end) of rows, kBlocks at most, for one run of unpacked tiles after the other.
@@ -178,34 +172,48 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
         write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end).
-template <class Simd, class Plan>
-void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                     float* out, std::size_t out_stride) {
-    for (std::size_t b = 0; b < x.num_blocks; b += kBlocks)
-        for (std::size_t panel = first; panel < end; panel += Plan::kPanels) {
-            const std::size_t stop = b + kBlocks < x.num_blocks ? b + kBlocks : x.num_blocks;
-            std::size_t panels[Plan::kPanels];
-            for (std::size_t p = 0; p < Plan::kPanels; ++p)
+// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end) and
+// one block of rows.
+template <class Simd, class Form, std::size_t kRows, ActivationType kType>
+void product_of_block(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                      float* out, std::size_t out_stride) {
+    using Plan = IntegerPlan<Form, 1, kRows, kType>;
+    for (std::size_t panel = first; panel < end; ++panel)
+        for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
+            multiply_block<Simd, Plan>(w, panel, lane, x, out, out_stride);
+}
+
+// The same for blocks of kMaxRows rows.
+template <class Simd, class Form, ActivationType kType>
+void product_of_blocks(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                       float* out, std::size_t out_stride) {
+    // Two panels share every activation that is read, where there are registers for the dots.
+    constexpr std::size_t kPanels = Simd::kMaxRows == 8 ? 2 : 1;
+    using Plan = IntegerPlan<Form, kPanels, Simd::kMaxRows, kType>;
+    for (std::size_t b = 0; b < x.num_blocks; b += kBlocks) {
+        const std::size_t stop = b + kBlocks < x.num_blocks ? b + kBlocks : x.num_blocks;
+        for (std::size_t panel = first; panel < end; panel += kPanels) {
+            std::size_t panels[kPanels];
+            for (std::size_t p = 0; p < kPanels; ++p)
                 panels[p] = panel + p < end ? panel + p : end - 1;
             for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-                if (x.num_blocks == 1)
-                    multiply_block<Simd, Plan>(w, panels, lane, x, out, out_stride);
-                else
-                    multiply_blocks<Simd, Plan>(w, panels, lane, x, b, stop, out, out_stride);
+                multiply_blocks<Simd, Plan>(w, panels, lane, x, b, stop, out, out_stride);
         }
+    }
 }
 
 template <class Simd, class Form, ActivationType kType>
-void integer_product_of_rows(const Tiles& w, const Activations& x, std::size_t first,
-                             std::size_t end, float* out, std::size_t out_stride) {
+void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                     float* out, std::size_t out_stride) {
+    if (x.num_blocks > 1)
+        return product_of_blocks<Simd, Form, kType>(w, x, first, end, out, out_stride);
     switch (x.block_rows) {
-        case 1: return integer_product<Simd, IntegerPlan<Form, 1, kType>>(w, x, first, end, out, out_stride);
-        case 2: return integer_product<Simd, IntegerPlan<Form, 2, kType>>(w, x, first, end, out, out_stride);
-        case 4: return integer_product<Simd, IntegerPlan<Form, 4, kType>>(w, x, first, end, out, out_stride);
+        case 1: return product_of_block<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
+        case 2: return product_of_block<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
+        case 4: return product_of_block<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
     }
     if constexpr (Simd::kMaxRows == 8)
-        integer_product<Simd, IntegerPlan<Form, 8, kType>>(w, x, first, end, out, out_stride);
+        product_of_block<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
 }
 
 }  // namespace

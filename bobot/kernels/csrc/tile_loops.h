@@ -103,59 +103,54 @@ void float_product_of_rows(const Tiles& w, const Activations& x, std::size_t fir
         float_product<Simd, Form, 8>(w, x, first, end, out, out_stride);
 }
 
-// Whether a format has values too large for unsigned dot products of bytes that saturate.
-inline bool has_large_values(const TileFormat& format) {
-    std::uint8_t largest = 0;
-    for (std::uint8_t entry : format.table) largest = entry > largest ? entry : largest;
-    return format.codes == Codes::bytes || largest > 31;
-}
-
-template <class Simd, Codes kCodes, bool kHasMinima>
+template <class Simd, class Form>
 void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                   float* out, std::size_t out_stride) {
-    using Form = Unpacking<kCodes, kHasMinima, false>;
     switch (x.type) {
         case ActivationType::float32:
             return float_product_of_rows<Simd, Form>(w, x, first, end, out, out_stride);
         case ActivationType::int16:
-            return integer_product_of_rows<Simd, Form, ActivationType::int16>(w, x, first, end, out,
-                                                                              out_stride);
+            return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out, out_stride);
         case ActivationType::int8: break;
     }
-    // Where large unsigned values do not fit, signed ones do.
-    constexpr bool kMayBeLarge =
-        !kHasMinima && (kCodes == Codes::four_bits || kCodes == Codes::bytes);
+    // Values above 31 would not fit unsigned dot products that saturate; signed they do.
+    constexpr bool kMayBeLarge = Form::kCodes == Codes::bytes || Form::kIsLookedUp;
     if constexpr (Simd::kSaturates && kMayBeLarge)
-        if (has_large_values(*w.format))
-            return integer_product_of_rows<Simd, Unpacking<kCodes, false, true>,
-                                           ActivationType::int8>(w, x, first, end, out, out_stride);
-    integer_product_of_rows<Simd, Form, ActivationType::int8>(w, x, first, end, out, out_stride);
+        if (Form::kCodes == Codes::bytes || largest_entry(*w.format) > 31)
+            return integer_product<
+                Simd, Unpacking<Form::kCodes, false, Form::kIsLookedUp, true>,
+                ActivationType::int8>(w, x, first, end, out, out_stride);
+    integer_product<Simd, Form, ActivationType::int8>(w, x, first, end, out, out_stride);
+}
+
+// Calls found(form) with how the tiles of a format are unpacked.
+template <class Found>
+void with_form(const TileFormat& format, Found found) {
+    const bool has_minima = format.minima != Minima::none;
+    switch (format.codes) {
+        case Codes::four_bits:
+            if (has_minima) return found(Unpacking<Codes::four_bits, true, false, false>{});
+            if (is_linear(format)) return found(Unpacking<Codes::four_bits, false, false, false>{});
+            return found(Unpacking<Codes::four_bits, false, true, false>{});
+        case Codes::five_bits:
+            if (has_minima) return found(Unpacking<Codes::five_bits, true, false, false>{});
+            return found(Unpacking<Codes::five_bits, false, false, false>{});
+        case Codes::six_bits: return found(Unpacking<Codes::six_bits, false, false, false>{});
+        case Codes::bytes: return found(Unpacking<Codes::bytes, false, false, false>{});
+    }
 }
 
 template <class Simd>
 void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                     float* out, std::size_t out_stride) {
-    const bool has_minima = w.format->minima != Minima::none;
-    const auto product = [&]() {
-        switch (w.format->codes) {
-            case Codes::four_bits:
-                return has_minima ? tile_product<Simd, Codes::four_bits, true>
-                                  : tile_product<Simd, Codes::four_bits, false>;
-            case Codes::five_bits:
-                return has_minima ? tile_product<Simd, Codes::five_bits, true>
-                                  : tile_product<Simd, Codes::five_bits, false>;
-            case Codes::six_bits: return tile_product<Simd, Codes::six_bits, false>;
-            case Codes::bytes: break;
-        }
-        return tile_product<Simd, Codes::bytes, false>;
-    }();
-    product(w, x, first, end, out, out_stride);
+    with_form(*w.format, [&](auto form) {
+        tile_product<Simd, decltype(form)>(w, x, first, end, out, out_stride);
+    });
 }
 
 // Rows of the weights as floats: the 16 of a panel, `out` with num_columns for each.
-template <class Simd, Codes kCodes, bool kHasMinima>
+template <class Simd, class Form>
 void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
-    using Form = Unpacking<kCodes, kHasMinima, false>;
     using Vector = typename Simd::Vector;
     const auto offset = Simd::splat(offset_of_quads(*w.format) * 0x10001);
     for (std::size_t lane = 0; lane < kPanel; lane += Simd::width) {
@@ -168,7 +163,7 @@ void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
                 floats_of_pair<Simd>(tile.quads, i, offset, values[0], values[1]);
                 for (std::size_t k = 0; k < 2; ++k) {
                     values[k] = values[k] * tile.scales[i * Form::kGroups / 16];
-                    if constexpr (kHasMinima) values[k] -= tile.minimum;
+                    if constexpr (Form::kHasMinima) values[k] -= tile.minimum;
                     float lanes[Simd::width];
                     Simd::store(lanes, values[k]);
                     for (std::size_t n = 0; n < Simd::width; ++n)
@@ -181,17 +176,7 @@ void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
 
 template <class Simd>
 void unpack_tiles(const Tiles& w, std::size_t panel, float* out) {
-    const bool has_minima = w.format->minima != Minima::none;
-    switch (w.format->codes) {
-        case Codes::four_bits:
-            return has_minima ? unpack_panel<Simd, Codes::four_bits, true>(w, panel, out)
-                              : unpack_panel<Simd, Codes::four_bits, false>(w, panel, out);
-        case Codes::five_bits:
-            return has_minima ? unpack_panel<Simd, Codes::five_bits, true>(w, panel, out)
-                              : unpack_panel<Simd, Codes::five_bits, false>(w, panel, out);
-        case Codes::six_bits: return unpack_panel<Simd, Codes::six_bits, false>(w, panel, out);
-        case Codes::bytes: return unpack_panel<Simd, Codes::bytes, false>(w, panel, out);
-    }
+    with_form(*w.format, [&](auto form) { unpack_panel<Simd, decltype(form)>(w, panel, out); });
 }
 
 }  // namespace

@@ -18,10 +18,11 @@ namespace bobot {
 namespace {
 
 // How a panel is unpacked; all of it is known when it is compiled.
-template <Codes kCodesOf, bool kHasMinimaOf, bool kIsSignedOf>
+template <Codes kCodesOf, bool kHasMinimaOf, bool kIsLookedUpOf, bool kIsSignedOf>
 struct Unpacking {
     static constexpr Codes kCodes = kCodesOf;
     static constexpr bool kHasMinima = kHasMinimaOf;
+    static constexpr bool kIsLookedUp = kIsLookedUpOf;  // codes of 4 bits are not what they stand for
     // Quads hold signed values without their offset, else unsigned ones that it is still in.
     static constexpr bool kIsSigned = kIsSignedOf;
     static constexpr std::size_t kGroups = kCodes == Codes::six_bits ? 2 : 1;
@@ -31,6 +32,19 @@ struct Unpacking {
 // What unsigned quads are too large by: 8-bit codes become unsigned too.
 inline std::int32_t offset_of_quads(const TileFormat& format) {
     return format.codes == Codes::bytes ? 128 : format.offset;
+}
+
+inline int largest_entry(const TileFormat& format) {
+    int largest = 0;
+    for (int entry : format.table) largest = entry > largest ? entry : largest;
+    return largest;
+}
+
+// Whether codes of 4 bits are what they stand for, but for the offset.
+inline bool is_linear(const TileFormat& format) {
+    for (int i = 0; i < 16; ++i)
+        if (format.table[i] != i) return false;
+    return true;
 }
 
 // One tile for `width` outputs.
@@ -76,7 +90,7 @@ private:
         for (std::size_t q = 0; q < 8; ++q) {
             // Where the upper bits of the quad's first and second input are, and those of the others.
             const int v = static_cast<int>(q / 2), odd = static_cast<int>(q % 2);
-            if constexpr (Form::kCodes == Codes::four_bits)
+            if constexpr (Form::kIsLookedUp)
                 quads[q] = Simd::look_up_quads(table_, quads[q]);
             if constexpr (Form::kCodes == Codes::five_bits)
                 quads[q] = Simd::add_upper_bits(quads[q], Simd::load_ints(codes + 256), 4 * v + odd,
