@@ -25,7 +25,7 @@ from bobot.engine.fused_layers import (
 )
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
-from bobot.quant.tiles import TileFormat, kernel_activations
+from bobot.quant.tiles import Activations, TileFormat, kernel_activations
 from bobot.quant.weight import QuantWeight
 
 MAX_TOKENS = 16
@@ -93,8 +93,8 @@ def _activations(model: Any, cache: KVCache) -> str:
     """What tiles are multiplied with; their own products see activations in the cache's dtype."""
     values = (value for module in model.modules() for value in vars(module).values())
     formats = (value.format for value in values if isinstance(value, QuantWeight))
-    chosen = {form.activations for form in formats if isinstance(form, TileFormat)}
-    return kernel_activations(cache.keys[0].dtype, chosen.pop() if chosen else None)
+    chosen: list[Activations] = [f.activations for f in formats if isinstance(f, TileFormat)]
+    return kernel_activations(cache.keys[0].dtype, chosen[0] if chosen else None)
 
 
 def _has_only_tiles(layers: list[Arguments]) -> bool:

@@ -252,8 +252,8 @@ def decoder(
     """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
     mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
-    Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and rope_factor
-    as in ops/rope.py. The object has
+    Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and
+    rope_factor as in ops/rope.py. The object has
 
         add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
                   values, router, gate, up, down, num_experts, num_active, alpha, limit, up_offset)

@@ -3,8 +3,7 @@
 A weight is turned into tiles once, bit by bit: nothing is rounded, and it takes the bytes it took
 before (rows are filled up to a multiple of 16, tiles of a large matrix to a page of 4096 bytes).
 Activations are multiplied as floats if they are float32, else as 16-bit integers with one scale per
-32 inputs, which is finer than the bfloat16 they come in. Who wants speed more than precision chooses
-integers of 8 bits.
+32 inputs, which is finer than the bfloat16 they come in, or as 8-bit ones where that was chosen.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from bobot.quant.interleaved import InTurn, rows_in_turn
 from bobot.quant.native import Packed
 from bobot.quant.weight import Format, Parts, QuantWeight
 
-
 Activations = Literal["int8"] | None
-"""What activations are rounded to before they meet tiles; None: nothing coarser than their dtype."""
+"""What activations are rounded to; None: to nothing coarser than their dtype."""
 
 
 @dataclass(frozen=True)

