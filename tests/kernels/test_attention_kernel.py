@@ -26,6 +26,10 @@ ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11
 """Half the distance of neighbouring numbers, relative to their size."""
 
 
+WEIGHT_ERROR = 2.0**-8 + 1e-4
+"""Relative, of a weight in bfloat16: its rounding and the exponential's."""
+
+
 @dataclass(frozen=True)
 class Case:
     """Sequences of (first position, number of queries) side by side."""
@@ -54,7 +58,9 @@ def shape(heads: int, kv_heads: int, head_dim: int, v_head_dim: int, **rules: An
 
 
 def error(case: Case, isa: str, seed: int = 0) -> float:
-    """Largest difference from the definition, beyond the rounding of the output itself."""
+    """Largest difference from the definition, beyond the rounding of the output itself and, beside
+    a cache of bfloat16 on AVX-512, of queries and weights.
+    """
     generator = torch.manual_seed(seed)
     spec = case.spec
     lengths = [first + count for first, count in case.spans]
@@ -94,7 +100,7 @@ def error(case: Case, isa: str, seed: int = 0) -> float:
     for (start, count, first, _), own in zip(rows, slots, strict=True):
         unseen = 0 if spec.sliding_window is None else max(0, first + 1 - spec.sliding_window)
         seen = own[unseen:]
-        expected = attention_in_double(
+        expected, slack = attention_in_double(
             q[start : start + count],
             keys[seen],
             values[seen],
@@ -105,6 +111,8 @@ def error(case: Case, isa: str, seed: int = 0) -> float:
         )
         difference = (out[start : start + count].double() - expected).abs()
         allowed = expected.abs() * ROUNDING[case.q_dtype]
+        if case.kv_dtype == torch.bfloat16 and isa == "avx512vnni":
+            allowed += slack * (1 + ROUNDING[case.q_dtype])
         worst = max(worst, torch.nan_to_num(difference - allowed, nan=9e9).max().item())
     return worst
 
@@ -132,14 +140,20 @@ def attention_in_double(
     first_query: int,
     sinks_N: Tensor | None,
     hidden_S: Tensor | None,
-) -> Tensor:
-    """The definition of ops/attention.py, head by head, in float64."""
+) -> tuple[Tensor, Tensor]:
+    """The definition of ops/attention.py, head by head, in float64, and how far from it the result
+    may lie where queries and weights are rounded to bfloat16.
+
+    A weight w becomes w (1 + e): |e| is WEIGHT_ERROR and what an error of its score makes of it,
+    which is 2^-8 of each product of a rounded query. The result sum(w v) / sum(w) moves by
+    sum(w e (v - result)) / sum(w (1 + e)).
+    """
     positions_T1 = torch.arange(first_query, first_query + len(q_TNH))[:, None]
     keys_S = torch.arange(len(k_SKH))
     is_seen_TS = keys_S <= positions_T1
     if spec.sliding_window is not None:
         is_seen_TS &= keys_S > positions_T1 - spec.sliding_window
-    outputs = []
+    outputs, slacks = [], []
     for head in range(spec.num_heads):
         kv_head = head // (spec.num_heads // spec.num_kv_heads)
         scores_TS = q_TNH[:, head].double() @ k_SKH[:, kv_head].double().T * spec.scale
@@ -151,8 +165,17 @@ def attention_in_double(
         if sinks_N is not None:
             sink_T1 = sinks_N[head].double().expand(len(q_TNH), 1)
             scores_TS = torch.cat((scores_TS, sink_T1), dim=-1)
-        outputs.append(scores_TS.softmax(-1)[:, : len(k_SKH)] @ v_SKV[:, kv_head].double())
-    return torch.stack(outputs, dim=1)
+        weights_TS = scores_TS.softmax(-1)[:, : len(k_SKH)]
+        outputs.append(weights_TS @ v_SKV[:, kv_head].double())
+        errors_TS = torch.full_like(weights_TS, WEIGHT_ERROR)
+        if q_TNH.dtype != torch.bfloat16:
+            sizes_TS = q_TNH[:, head].double().abs() @ k_SKH[:, kv_head].double().abs().T
+            errors_TS += torch.expm1(sizes_TS * spec.scale * ROUNDING[torch.bfloat16])
+        moved_TS = weights_TS * errors_TS
+        all_T1 = moved_TS.sum(-1, keepdim=True)
+        slack_TV = moved_TS @ v_SKV[:, kv_head].double().abs() + all_T1 * outputs[-1].abs()
+        slacks.append(slack_TV / (1 - all_T1).clamp(min=0.1))
+    return torch.stack(outputs, dim=1), torch.stack(slacks, dim=1)
 
 
 CASES = {
@@ -211,6 +234,51 @@ def test_the_kernel_equals_the_definition(name: str, rules: str, isa: str) -> No
     case = with_rules(CASES[name], RULES[rules])
     tolerance = TOLERANCE * max(1.0, case.size**2)  # an error of a score is one of its weight
     assert (found := error(case, isa)) <= tolerance, f"{found:.2e}"
+
+
+@EACH_ISA
+@pytest.mark.parametrize("group", [1, 4, 8])
+@pytest.mark.parametrize(
+    "sizes", [(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (576, 512)]
+)
+def test_a_cache_of_bfloat16_is_read_right(sizes: tuple[int, int], group: int, isa: str) -> None:
+    """Few and many rows of several sequences, odd lengths, all rules."""
+    head_dim, v_head_dim = sizes
+    kv_heads = 1 if head_dim > v_head_dim else 2
+    spec = shape(
+        group * kv_heads,
+        kv_heads,
+        head_dim,
+        v_head_dim,
+        v_is_k_prefix=head_dim > v_head_dim,
+        sliding_window=333 if group == 4 else None,
+        logit_softcap=20.0 if group == 8 else None,
+    )
+    case = Case(
+        spec,
+        ((0, 67), (131, 45), (601, 1), (90, 3)),
+        q_dtype=torch.float32 if group == 4 else torch.bfloat16,
+        kv_dtype=torch.bfloat16,
+        has_sinks=group == 8,
+        has_hidden=group == 4,
+        num_threads={1: 1, 4: 2, 8: 3}[group],
+    )
+    assert (found := error(case, isa)) <= TOLERANCE, f"{found:.2e}"
+
+
+@EACH_ISA
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_rounded_weights_add_up_to_one(num_queries: int, isa: str) -> None:
+    """Equal values stay what they are: the total is that of the weights as they are used."""
+    torch.manual_seed(0)
+    q, keys = torch.randn(num_queries, 4, 64), torch.randn(704, 1, 64).bfloat16()
+    values = torch.linspace(-3, 3, 64).bfloat16().expand(704, 1, 64).contiguous()
+    out = torch.empty(num_queries, 4, 64)
+    case = Case(shape(4, 1, 64, 64))
+    plan(case, [(0, num_queries, 650, 0)], torch.arange(44) * 16).run(
+        q, keys, values, out, 0.125, 0.0, None, None, isa
+    )
+    assert (found := (out - values[0].float()).abs().max()) <= 2e-6, f"{found:.2e}"
 
 
 @EACH_ISA

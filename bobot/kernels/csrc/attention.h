@@ -60,14 +60,15 @@ struct AttentionInput {
     HeadArray<const void> q, keys, values;
     HeadArray<void> out;
     float scale, softcap;        // no softcap: 0
-    bool may_use_pairs;          // the processor multiplies pairs of bfloat16 (AVX512-BF16)
     const float* sinks;          // (num_heads) or null
     const std::uint8_t* hidden;  // (slots) or null
 };
 
 // Keys that are computed together, and the most rows of a task: what belongs to one task stays in
 // the second-level cache. Rows and columns are padded to kAttentionPad floats.
-constexpr std::size_t kTileKeys = 64, kMaxTaskRows = 120, kMaxStreamedRows = 8, kAttentionPad = 16;
+constexpr std::size_t kTileKeys = 64, kMaxTaskRows = 240, kMaxStreamedRows = 8, kAttentionPad = 16;
+constexpr std::size_t kFewRows = 32;  // of a head: a task then reads slots with all their heads
+constexpr std::size_t kMaxWeighedRows = 24;  // whose scores become weights together
 
 inline constexpr std::size_t padded(std::size_t count) {
     return (count + kAttentionPad - 1) / kAttentionPad * kAttentionPad;

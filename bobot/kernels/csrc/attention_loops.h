@@ -29,7 +29,7 @@ void run_task(const AttentionPlan& plan, const AttentionInput& in, const Attenti
                : in.keys.number == Number::bfloat16 ? add_up<Simd, Number::bfloat16>
                                                     : add_up<Simd, Number::float16>;
     if constexpr (Simd::has_dot_pairs)
-        if (has_pairs<Simd>(plan, in)) run = add_up<Simd, Number::bfloat16, true>;
+        if (has_pairs<Simd>(plan, in, task)) run = add_up<Simd, Number::bfloat16, true>;
     run(plan, in, own, scratch);
     if (task.partial) return;
     for (std::size_t i = 0; i < task.num_rows * task.num_heads; ++i)

@@ -8,7 +8,7 @@ namespace bobot {
 namespace {
 
 constexpr std::size_t kNoPartial = static_cast<std::size_t>(-1);
-constexpr std::size_t kRowFloats = 96 * 1024;  // queries and sums of a task: 384 KiB
+constexpr std::size_t kRowFloats = 144 * 1024;  // queries and sums of a task: 576 KiB
 constexpr std::size_t kTasksPerThread = 4;     // threads end at about the same time
 
 std::size_t group_of(const AttentionShape& shape) { return shape.num_heads / shape.num_kv_heads; }
@@ -34,9 +34,9 @@ double cost(const AttentionTask& task) {
 
 std::size_t scratch_of(const AttentionShape& shape, const AttentionTask& task) {
     const std::size_t rows = task.num_rows * task.num_heads, h = padded(shape.head_dim);
-    std::size_t size = rows * (h + kTileKeys + 1) + sums_size(rows, shape.v_head_dim);
-    if (!task.is_streamed) size += kTileKeys * (h + padded(shape.v_head_dim));
-    return size + 4 * kAttentionPad;
+    const std::size_t size = rows * h + sums_size(rows, shape.v_head_dim) + 4 * kAttentionPad;
+    if (task.is_streamed) return size + rows * (kTileKeys + 1);
+    return size + kTileKeys * (h + padded(shape.v_head_dim) + kMaxWeighedRows);
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ void AttentionSchedule::add_span(std::size_t number) {
     const AttentionSpan& span = spans_[number];
     const std::size_t group = group_of(shape), rows = span.num_queries * group;
     const bool streamed = is_streamed(shape, span);
-    const std::size_t heads = streamed ? shape.num_kv_heads : 1;
+    const std::size_t heads = rows <= kFewRows ? shape.num_kv_heads : 1;
     const std::size_t most = streamed ? rows : rows_per_task(shape);
     for (std::size_t head = 0; head < shape.num_kv_heads; head += heads)
         for (std::size_t block = (rows + most - 1) / most; block-- > 0;) {

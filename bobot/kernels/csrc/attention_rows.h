@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention_vectors.h"
+#include "cpu_features.h"
 
 namespace bobot {
 namespace {
@@ -24,26 +25,36 @@ inline void clear(const RunningSums& sums, std::size_t num_rows, std::size_t v_h
     for (std::size_t i = 0; i < num_rows; ++i) sums.largest[i] = kHiddenScore, sums.totals[i] = 0;
 }
 
-// Rows of one head of the cache that are needed soon. Those of a slot are short pieces far apart,
-// which the processor does not foresee by itself.
-struct RowsAhead {
+// Asks for the slots of the next tile, line by line in the order of memory, while this one is
+// computed: what is read are short pieces far apart, which the processor does not foresee.
+class LinesAhead {
+public:
     template <class Item>
-    RowsAhead(const Item* base, const std::ptrdiff_t* slots_of, std::ptrdiff_t stride,
-              std::size_t count)
-        : data(reinterpret_cast<const char*>(base)), slots(slots_of),
-          row_bytes(stride * static_cast<std::ptrdiff_t>(sizeof(Item))),
-          num_bytes(count * sizeof(Item)) {}
+    LinesAhead(const Item* data, std::ptrdiff_t stride, std::size_t row_items,
+               const std::ptrdiff_t* slots)
+        : data_(reinterpret_cast<const char*>(data)),
+          stride_(stride * static_cast<std::ptrdiff_t>(sizeof(Item))),
+          row_bytes_(row_items * sizeof(Item)), slots_(slots), row_(data_ + slots[0] * stride_) {}
 
-    // The bytes [first, end) of row n.
-    void fetch(std::size_t n, std::size_t first, std::size_t end) const {
-        const char* row = data + slots[n] * row_bytes;
-        for (std::size_t i = first; i < end; i += 64) __builtin_prefetch(row + i);
+    std::size_t lines_per_row() const { return (row_bytes_ + 63) / 64; }
+    void fetch(std::size_t num_lines) {
+        for (std::size_t i = 0; i < num_lines; ++i) {
+            __builtin_prefetch(row_ + byte_, 0, 2);  // into the second-level cache
+            byte_ += 64;
+            if (byte_ < row_bytes_) continue;
+            if (++slot_ == kTileKeys) slot_ = 0;
+            byte_ = 0;
+            row_ = data_ + slots_[slot_] * stride_;
+        }
     }
 
-    const char* data;
-    const std::ptrdiff_t* slots;
-    std::ptrdiff_t row_bytes;
-    std::size_t num_bytes;
+private:
+    const char* data_;
+    std::ptrdiff_t stride_;
+    std::size_t row_bytes_;
+    const std::ptrdiff_t* slots_;
+    const char* row_;
+    std::size_t slot_ = 0, byte_ = 0;
 };
 
 // What every step over a tile needs to know of a task.
@@ -51,7 +62,7 @@ struct TaskRows {
     TaskRows(const AttentionPlan& plan, const AttentionInput& input, const AttentionTask& task)
         : shape(plan.shape), span(plan.spans[task.span]), in(input),
           block_size(plan.block_size), group(shape.num_heads / shape.num_kv_heads),
-          first_row(task.first_row) {}
+          first_row(task.first_row), first_head(task.first_head) {}
 
     std::size_t position(std::size_t row) const {
         return span.first_position + (first_row + row) / group;
@@ -67,6 +78,26 @@ struct TaskRows {
         const std::size_t head = kv_head * group + flat % group;
         return static_cast<std::ptrdiff_t>(query) * array.row_stride +
                static_cast<std::ptrdiff_t>(head) * array.head_stride;
+    }
+    // The first of the task's rows that sees a key from first_key on, and the end of those of
+    // `num_rows` that see any before end_key.
+    std::size_t first_row_from(std::size_t first_key) const {
+        if (first_key <= span.first_position) return 0;
+        const std::size_t row = (first_key - span.first_position) * group;
+        return row > first_row ? row - first_row : 0;
+    }
+    std::size_t end_row_until(std::size_t end_key, std::size_t num_rows) const {
+        const std::size_t last = position(num_rows - 1);
+        if (!shape.window || last < shape.window) return num_rows;
+        const std::size_t end = end_key + shape.window - 1;  // of positions
+        if (end <= span.first_position) return 0;
+        const std::size_t row = (end - span.first_position) * group;
+        return row <= first_row ? 0 : row - first_row < num_rows ? row - first_row : num_rows;
+    }
+    // Where the i-th head of the task begins in keys or values.
+    template <class Bytes>
+    std::ptrdiff_t head(const HeadArray<Bytes>& array, std::size_t i) const {
+        return static_cast<std::ptrdiff_t>(first_head + i) * array.head_stride;
     }
     // The slots of `count` positions from `first` on, and the last of them again up to kTileKeys.
     void slots(std::size_t first, std::size_t count, std::ptrdiff_t* to) const {
@@ -96,7 +127,7 @@ struct TaskRows {
     const AttentionShape& shape;
     const AttentionSpan& span;
     const AttentionInput& in;
-    std::size_t block_size, group, first_row;
+    std::size_t block_size, group, first_row, first_head;
 };
 
 template <class Simd, Number kNumber>
@@ -113,12 +144,16 @@ void narrow_row(const float* from, std::size_t count, void* data, std::ptrdiff_t
         store_some<Simd, kNumber>(to + i, Simd::load(from + i), count - i);
 }
 
-// Pairs of bfloat16 multiply in one instruction, as they are stored, where queries and keys have
-// them: a register then holds twice as many.
+// Beside a cache of bfloat16 everything that is multiplied is bfloat16, queries and weights too,
+// where the processor multiplies pairs of them in one instruction: a register holds twice as many,
+// and keys and values stay as they are stored. Sums are float32, and the total is that of the
+// rounded weights, so that a rounded weight differs from the exact one by 2^-8 of it at most.
 template <class Simd>
-bool has_pairs(const AttentionPlan& plan, const AttentionInput& in) {
-    return in.may_use_pairs && in.q.number == Number::bfloat16 &&
-           in.keys.number == Number::bfloat16 && plan.shape.head_dim % (2 * Simd::width) == 0;
+bool has_pairs(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task) {
+    const std::size_t h = plan.shape.head_dim, v = plan.shape.v_head_dim;
+    const std::size_t lanes = 2 * Simd::width;
+    const bool fits = task.is_streamed ? h % lanes == 0 && v % lanes == 0 : h % 2 == 0;
+    return fits && cpu_features().avx512bf16 && in.keys.number == Number::bfloat16;
 }
 
 // c + a * b, of floats or of pairs.
@@ -146,14 +181,15 @@ void load_queries(const TaskRows& rows, std::size_t kv_head, std::size_t num_row
                        : q.number == Number::bfloat16 ? widen_row<Simd, Number::bfloat16>
                                                       : widen_row<Simd, Number::float16>;
     for (std::size_t r = 0; r < num_rows; ++r) {
-        const std::ptrdiff_t offset = rows.offset(q, kv_head, r);
         float* row = to + r * stride;
-        if (kPairs) {
-            std::memcpy(row, static_cast<const std::uint16_t*>(q.data) + offset, 2 * h);
-        } else {
-            for (std::size_t i = h; i < stride; ++i) row[i] = 0;
-            widen(q.data, offset, h, row);
-        }
+        for (std::size_t i = h; i < stride; ++i) row[i] = 0;
+        widen(q.data, rows.offset(q, kv_head, r), h, row);
+        if constexpr (kPairs)
+            for (std::size_t i = 0; i < stride; i += 2 * Simd::width) {
+                const bool is_last = i + Simd::width == stride;
+                const auto second = is_last ? Simd::zero() : Simd::load(row + i + Simd::width);
+                store<Simd>(row + i / 2, Simd::to_pairs(Simd::load(row + i), second));
+            }
     }
 }
 
@@ -196,45 +232,85 @@ void write_row(const AttentionPlan& plan, const AttentionInput& in, const Attent
     narrow(values, v, in.out.data, rows.offset(in.out, kv_head, row));
 }
 
-// Scores of one row in place become weights relative to the largest score so far, which with the
-// total is brought up to date; the result is what the sums so far must be multiplied by.
-template <class Simd>
-float soften(float* scores, std::size_t columns, float& largest, float& total) {
-    auto most = broadcast<Simd>(largest);
-    for (std::size_t i = 0; i < columns; i += Simd::width)
-        most = larger<Simd>(Simd::load(scores + i), most);
-    const float now = largest_of<Simd>(most);
-    auto sum = Simd::zero();
-    for (std::size_t i = 0; i < columns; i += Simd::width) {
-        const auto weights = exp_of<Simd>(Simd::load(scores + i) - now);
-        sum += weights;
-        store<Simd>(scores + i, weights);
-    }
-    const float factor = exp_of<Simd>(broadcast<Simd>(largest - now))[0];
-    total = total * factor + Simd::sum(sum);
-    largest = now;
-    return factor;
-}
+// A tile of keys. Columns behind its `count` keys are padding.
+struct TileKeys {
+    std::size_t first_key, count;
+    const std::uint8_t* hidden;  // null: none
+};
 
-// Products of one row, at `position`, with the keys from `first_key` on become scores as the
-// softmax takes them: scaled, capped, hidden, and minus infinity where the row may not look.
-// `columns` are `count` keys and padding.
+// Products of one row, at `position`, with the keys of a tile become scores as the softmax takes
+// them: scaled, capped, hidden, and minus infinity where the row may not look. The largest of them
+// and `largest` is the result.
 template <class Simd>
-void apply_rules(const TaskRows& rows, std::size_t position, std::size_t first_key,
-                 std::size_t count, std::size_t columns, const std::uint8_t* hidden,
-                 float* scores) {
+float apply_rules(const TaskRows& rows, std::size_t position, const TileKeys& tile,
+                  std::size_t columns, float largest, float* scores) {
     const float scale = rows.in.scale, cap = rows.in.softcap;
     for (std::size_t i = 0; i < columns; i += Simd::width) {
         const auto score = scale * Simd::load(scores + i);
         store<Simd>(scores + i, cap == 0 ? score : cap * tanh_of<Simd>(score / cap));
     }
-    if (hidden)
-        for (std::size_t i = 0; i < count; ++i)
-            if (hidden[i]) scores[i] = kHiddenScore;
+    if (tile.hidden)
+        for (std::size_t i = 0; i < tile.count; ++i)
+            if (tile.hidden[i]) scores[i] = kHiddenScore;
     const std::size_t start = rows.first_seen(position);
-    const std::size_t seen = position < first_key ? 0 : position - first_key + 1;
-    for (std::size_t i = 0; i < count && first_key + i < start; ++i) scores[i] = -kInfinity;
-    for (std::size_t i = seen < count ? seen : count; i < columns; ++i) scores[i] = -kInfinity;
+    const std::size_t seen = position < tile.first_key ? 0 : position - tile.first_key + 1;
+    for (std::size_t i = 0; i < tile.count && tile.first_key + i < start; ++i)
+        scores[i] = -kInfinity;
+    for (std::size_t i = seen < tile.count ? seen : tile.count; i < columns; ++i)
+        scores[i] = -kInfinity;
+    auto most = broadcast<Simd>(largest);
+    for (std::size_t i = 0; i < columns; i += Simd::width)
+        most = larger<Simd>(Simd::load(scores + i), most);
+    return largest_of<Simd>(most);
+}
+
+// Scores of one row in place become weights relative to `largest`, floats or pairs; the sum of them
+// is the result.
+template <class Simd, bool kPairs>
+float weigh_row(float largest, std::size_t columns, float* scores) {
+    auto sum = Simd::zero();
+    if constexpr (kPairs) {
+        const auto ones = Simd::to_pairs(broadcast<Simd>(1), broadcast<Simd>(1));
+        for (std::size_t i = 0; i < columns; i += 2 * Simd::width) {
+            const auto some = rough_exp_of<Simd>(Simd::load(scores + i) - largest);
+            const auto more = rough_exp_of<Simd>(Simd::load(scores + i + Simd::width) - largest);
+            const auto pairs = Simd::to_pairs(some, more);
+            sum = Simd::dot_pairs(pairs, ones, sum);
+            store<Simd>(scores + i / 2, pairs);
+        }
+    } else {
+        for (std::size_t i = 0; i < columns; i += Simd::width) {
+            const auto weights = exp_of<Simd>(Simd::load(scores + i) - largest);
+            sum += weights;
+            store<Simd>(scores + i, weights);
+        }
+    }
+    return Simd::sum(sum);
+}
+
+// Products of at most kMaxWeighedRows rows from `first_row` on with the keys of a tile, (rows,
+// kTileKeys), become weights relative to the largest score so far, which with the total is brought
+// up to date. `factors` are what the sums so far must be multiplied by. Weights are floats, or
+// pairs of neighbours with zeros behind the last.
+template <class Simd, bool kPairs>
+void weigh(const TaskRows& rows, std::size_t first_row, std::size_t num_rows, const TileKeys& tile,
+           float* scores, float* largest, float* totals, float* factors) {
+    constexpr std::size_t kStep = kPairs ? 2 * Simd::width : Simd::width;
+    const std::size_t columns = (tile.count + kStep - 1) / kStep * kStep;
+    alignas(64) float now[padded(kMaxWeighedRows)];
+    for (std::size_t r = 0; r < num_rows; ++r) {
+        const std::size_t position = rows.position(first_row + r);
+        now[r] = apply_rules<Simd>(rows, position, tile, columns, largest[r],
+                                   scores + r * kTileKeys);
+        factors[r] = largest[r] - now[r];
+    }
+    for (std::size_t r = 0; r < num_rows; r += Simd::width)
+        store<Simd>(factors + r, exp_of<Simd>(Simd::load(factors + r)));
+    for (std::size_t r = 0; r < num_rows; ++r) {
+        const float sum = weigh_row<Simd, kPairs>(now[r], columns, scores + r * kTileKeys);
+        totals[r] = totals[r] * factors[r] + sum;
+        largest[r] = now[r];
+    }
 }
 
 }  // namespace

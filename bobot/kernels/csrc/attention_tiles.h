@@ -1,6 +1,7 @@
-// Many rows against tiles of keys and values that are widened to float32 and packed once for all
-// rows of a task. Both products, queries by keys and weights by values, are one small matrix
-// product whose totals stay in registers.
+// Many rows against tiles of keys and values that are packed once for all rows of a task, as float32
+// or as pairs of bfloat16. Both products, queries by keys and weights by values, are one small
+// matrix product whose totals stay in registers. Some rows at a time go through both, so that their
+// scores and what they are multiplied by stay in the first-level cache.
 #pragma once
 
 #include "attention_rows.h"
@@ -8,28 +9,37 @@
 namespace bobot {
 namespace {
 
+// Loops over registers are unrolled by pragma: only then does the compiler keep them in registers.
+
 // c (kRows, kVectors registers) = a (kRows, depth) @ b (depth, ..), plus c times the row's factor
 // where there are factors.
 template <class Simd, bool kPairs, std::size_t kRows, std::size_t kVectors>
 void multiply_block(const float* a, std::size_t a_stride, const float* b, std::size_t b_stride,
                     std::size_t depth, const float* factors, float* c, std::size_t c_stride) {
     typename Simd::Vector totals[kRows][kVectors];
+#pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v)
             totals[r][v] = factors
                                ? factors[r] * Simd::load(c + r * c_stride + v * Simd::width)
                                : Simd::zero();
     for (std::size_t k = 0; k < depth; ++k) {
         typename Simd::Vector columns[kVectors];
+#pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v)
             columns[v] = Simd::load(b + k * b_stride + v * Simd::width);
+#pragma GCC unroll 6
         for (std::size_t r = 0; r < kRows; ++r) {
             const auto x = broadcast<Simd>(a[r * a_stride + k]);
+#pragma GCC unroll 4
             for (std::size_t v = 0; v < kVectors; ++v)
                 totals[r][v] = add_product<Simd, kPairs>(x, columns[v], totals[r][v]);
         }
     }
+#pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v)
             store<Simd>(c + r * c_stride + v * Simd::width, totals[r][v]);
 }
@@ -71,102 +81,146 @@ void multiply(const float* a, std::size_t a_stride, std::size_t num_rows, const 
 }
 
 // One head's keys in `slots`, `depth` floats or pairs each, in the columns of `to` (depth,
-// kTileKeys).
-// Columns up to the next multiple of the width are 0.
+// kTileKeys). Columns up to the next multiple of the width are those of the last key again.
 template <class Simd, Number kNumber, bool kPairs>
 void pack_keys(const typename Numbers<Simd, kNumber>::Item* keys, std::ptrdiff_t stride,
                const std::ptrdiff_t* slots, std::size_t count, std::size_t depth, float* to) {
     for (std::size_t n = 0; n < count; n += Simd::width)
         for (std::size_t h = 0; h < depth; h += Simd::width) {
             typename Simd::Vector block[Simd::width];
+            if (depth - h >= Simd::width) {
+#pragma GCC unroll 16
+                for (std::size_t i = 0; i < Simd::width; ++i)
+                    block[i] = load_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h,
+                                                                 h + Simd::width);
+                transpose<Simd>(block);
+#pragma GCC unroll 16
+                for (std::size_t i = 0; i < Simd::width; ++i)
+                    store<Simd>(to + (h + i) * kTileKeys + n, block[i]);
+                continue;
+            }
             for (std::size_t i = 0; i < Simd::width; ++i)
-                block[i] = n + i < count ? load_lanes<Simd, kNumber, kPairs>(
-                                               keys + slots[n + i] * stride, h, depth)
-                                         : Simd::zero();
+                block[i] = load_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h,
+                                                             depth);
             transpose<Simd>(block);
-            for (std::size_t i = 0; i < Simd::width && i < depth - h; ++i)
+            for (std::size_t i = 0; i < depth - h; ++i)
                 store<Simd>(to + (h + i) * kTileKeys + n, block[i]);
         }
 }
 
-// One head's values in `slots` as floats: (count, padded v_head_dim).
-template <class Simd, Number kNumber>
+// One head's values in `slots` as floats: (count, padded v_head_dim). Or as pairs of neighbouring
+// positions, half as many rows, the last with a zero where the count is odd.
+template <class Simd, Number kNumber, bool kPairs>
 void pack_values(const typename Numbers<Simd, kNumber>::Item* values, std::ptrdiff_t stride,
                  const std::ptrdiff_t* slots, std::size_t count, std::size_t v_head_dim,
                  float* to) {
-    for (std::size_t n = 0; n < count; ++n) {
+    constexpr std::size_t kStep = kPairs ? 2 : 1;
+    for (std::size_t n = 0; n < count; n += kStep, to += padded(v_head_dim)) {
         const auto* from = values + slots[n] * stride;
-        float* row = to + n * padded(v_head_dim);
-        for (std::size_t i = 0; i < v_head_dim; i += Simd::width)
-            store<Simd>(row + i, load_some<Simd, kNumber>(from + i, v_head_dim - i));
+        if constexpr (kPairs) {
+            const auto* next = n + 1 < count ? values + slots[n + 1] * stride : nullptr;
+            for (std::size_t i = 0; i < v_head_dim; i += 2 * Simd::width) {
+                const std::size_t left = v_head_dim - i;
+                const auto a = load_words<Simd>(from + i, left);
+                const auto b = next ? load_words<Simd>(next + i, left) : Simd::zero();
+                store<Simd>(to + i, Simd::low_words(a, b));
+                if (left > Simd::width) store<Simd>(to + i + Simd::width, Simd::high_words(a, b));
+            }
+        } else {
+            for (std::size_t i = 0; i < v_head_dim; i += Simd::width)
+                store<Simd>(to + i, load_some<Simd, kNumber>(from + i, v_head_dim - i));
+        }
     }
 }
 
-// The first and the end of a task's rows that see any of the keys [first_key, end_key).
-inline std::size_t first_row_from(const TaskRows& rows, std::size_t num_rows,
-                                  std::size_t first_key) {
-    std::size_t row = 0;
-    while (row < num_rows && rows.position(row) < first_key) ++row;
-    return row;
-}
+// One head of a task: its queries, where its sums go, and the tile of the cache it is at.
+struct TileHead {
+    const float *q, *keys, *values;  // keys and values packed
+    RunningSums sums;
+    LinesAhead keys_ahead, values_ahead;
+};
 
-inline std::size_t end_row_until(const TaskRows& rows, std::size_t num_rows, std::size_t end_key) {
-    while (num_rows > 0 && rows.first_seen(rows.position(num_rows - 1)) >= end_key) --num_rows;
-    return num_rows;
+// The rows [first, end) of one head and one tile into their sums. scores: (kMaxWeighedRows,
+// kTileKeys).
+template <class Simd, bool kPairs>
+void attend_tile(const TaskRows& rows, std::size_t first, std::size_t end, const TileKeys& tile,
+                 TileHead head, float* scores) {
+    const std::size_t h = rows.shape.head_dim, hp = padded(h), vp = padded(rows.shape.v_head_dim);
+    const std::size_t depth = kPairs ? h / 2 : h;
+    const std::size_t columns = (tile.count + Simd::width - 1) / Simd::width * Simd::width;
+    const std::size_t num_weights = kPairs ? (tile.count + 1) / 2 : tile.count;
+    // Lines of keys, and of values, to ask for at every step.
+    const std::size_t steps = (end - first + kMaxWeighedRows - 1) / kMaxWeighedRows;
+    const std::size_t key_lines = (kTileKeys * head.keys_ahead.lines_per_row() + steps - 1) / steps;
+    const std::size_t value_lines =
+        (kTileKeys * head.values_ahead.lines_per_row() + steps - 1) / steps;
+    alignas(64) float factors[padded(kMaxWeighedRows)];
+    for (std::size_t r = first; r < end; r += kMaxWeighedRows) {
+        const std::size_t count = end - r < kMaxWeighedRows ? end - r : kMaxWeighedRows;
+        head.keys_ahead.fetch(key_lines);
+        multiply<Simd, kPairs>(head.q + r * hp, hp, count, head.keys, kTileKeys, depth, columns,
+                               nullptr, scores, kTileKeys);
+        weigh<Simd, kPairs>(rows, r, count, tile, scores, head.sums.largest + r,
+                            head.sums.totals + r, factors);
+        head.values_ahead.fetch(value_lines);
+        multiply<Simd, kPairs>(scores, kTileKeys, count, head.values, vp, num_weights, vp, factors,
+                               head.sums.values + r * vp, vp);
+    }
 }
 
 // The task's sums into its partial.
 template <class Simd, Number kNumber, bool kPairs>
 void attend_tiles(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task,
                   float* scratch) {
+    using Item = typename Numbers<Simd, kNumber>::Item;
     const TaskRows rows(plan, in, task);
     const std::size_t h = plan.shape.head_dim, v = plan.shape.v_head_dim, hp = padded(h),
-                      vp = padded(v), head = task.first_head, depth = kPairs ? h / 2 : h;
+                      vp = padded(v), num_rows = task.num_rows, depth = kPairs ? h / 2 : h;
+    const std::size_t all_rows = num_rows * task.num_heads;
     float* keys = scratch;
     float* values = keys + h * kTileKeys;
-    float* q = values + kTileKeys * vp;
-    float* scores = q + task.num_rows * hp;
-    const RunningSums sums = sums_at(task.partial, task.num_rows, v);
-    using Item = typename Numbers<Simd, kNumber>::Item;
-    const Item* all_keys = static_cast<const Item*>(in.keys.data) +
-                           static_cast<std::ptrdiff_t>(head) * in.keys.head_stride;
-    const Item* all_values = static_cast<const Item*>(in.values.data) +
-                             static_cast<std::ptrdiff_t>(head) * in.values.head_stride;
-    clear(sums, task.num_rows, v);
-    load_queries<Simd, kPairs>(rows, head, task.num_rows, q);
+    float* scores = values + kTileKeys * vp;
+    float* q = scores + kMaxWeighedRows * kTileKeys;
+    const auto* all_keys = static_cast<const Item*>(in.keys.data);
+    const auto* all_values = static_cast<const Item*>(in.values.data);
+    const RunningSums sums = sums_at(task.partial, all_rows, v);
+    clear(sums, all_rows, v);
+    for (std::size_t i = 0; i < task.num_heads; ++i)
+        load_queries<Simd, kPairs>(rows, task.first_head + i, num_rows, q + i * num_rows * hp);
     for (std::size_t key = task.first_key; key < task.end_key; key += kTileKeys) {
         const std::size_t left = task.end_key - key;
         const std::size_t count = left < kTileKeys ? left : kTileKeys;
-        const std::size_t columns = (count + Simd::width - 1) / Simd::width * Simd::width;
-        const std::size_t first = first_row_from(rows, task.num_rows, key);
-        const std::size_t end = end_row_until(rows, task.num_rows, key + count);
+        const std::size_t first = rows.first_row_from(key);
+        const std::size_t end = rows.end_row_until(key + count, num_rows);
         if (first >= end) continue;
+        const std::size_t next = left > kTileKeys ? key + kTileKeys : key;
+        const std::size_t next_left = task.end_key - next;
         std::ptrdiff_t slots[kTileKeys], next_slots[kTileKeys];
         std::uint8_t hidden[kTileKeys];
-        float factors[kMaxTaskRows];
         rows.slots(key, count, slots);
-        const std::size_t next_key = left > kTileKeys ? key + kTileKeys : key;
-        const std::size_t next_left = task.end_key - next_key;
-        rows.slots(next_key, next_left < kTileKeys ? next_left : kTileKeys, next_slots);
-        const bool has_hidden = rows.hidden(slots, count, hidden);
-        pack_keys<Simd, kNumber, kPairs>(all_keys, in.keys.row_stride, slots, count, depth, keys);
-        multiply<Simd, kPairs>(q + first * hp, hp, end - first, keys, kTileKeys, depth, columns,
-                               nullptr,
-                       scores, kTileKeys);
-        const RowsAhead next_keys(all_keys, next_slots, in.keys.row_stride, h);
-        const RowsAhead next_values(all_values, next_slots, in.values.row_stride, v);
-        for (std::size_t r = first, n = 0; r < end; ++r) {
-            for (; n * (end - first) < (r + 1 - first) * kTileKeys; ++n)
-                next_keys.fetch(n, 0, h * sizeof(Item)), next_values.fetch(n, 0, v * sizeof(Item));
-            float* row = scores + (r - first) * kTileKeys;
-            apply_rules<Simd>(rows, rows.position(r), key, count, columns,
-                              has_hidden ? hidden : nullptr, row);
-            factors[r - first] = soften<Simd>(row, columns, sums.largest[r], sums.totals[r]);
+        rows.slots(next, next_left < kTileKeys ? next_left : kTileKeys, next_slots);
+        const TileKeys tile{key, count, rows.hidden(slots, count, hidden) ? hidden : nullptr};
+        for (std::size_t i = 0; i < task.num_heads; ++i) {
+            const Item* const head_keys = all_keys + rows.head(in.keys, i);
+            const Item* const head_values = all_values + rows.head(in.values, i);
+            pack_keys<Simd, kNumber, kPairs>(head_keys, in.keys.row_stride, slots, count, depth,
+                                             keys);
+            pack_values<Simd, kNumber, kPairs>(head_values, in.values.row_stride, slots, count, v,
+                                               values);
+            const bool is_last = i + 1 == task.num_heads;
+            const std::ptrdiff_t* soon = is_last ? next_slots : slots;
+            const std::size_t next_head = is_last ? 0 : i + 1;
+            const std::size_t row = i * num_rows;
+            const RunningSums of_head{sums.values + row * vp, sums.largest + row,
+                                      sums.totals + row};
+            attend_tile<Simd, kPairs>(rows, first, end, tile,
+                                      {q + row * hp, keys, values, of_head,
+                                       LinesAhead(all_keys + rows.head(in.keys, next_head),
+                                                  in.keys.row_stride, h, soon),
+                                       LinesAhead(all_values + rows.head(in.values, next_head),
+                                                  in.values.row_stride, v, soon)},
+                                      scores);
         }
-        pack_values<Simd, kNumber>(all_values, in.values.row_stride, slots, count, v,
-                                   values);
-        multiply<Simd, false>(scores, kTileKeys, end - first, values, vp, count, vp, factors,
-                       sums.values + first * vp, vp);
     }
 }
 

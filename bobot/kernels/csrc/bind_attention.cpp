@@ -82,7 +82,6 @@ public:
         require(!sinks || sinks->shape(0) == shape.num_heads, "there is not one sink a head");
         in.scale = static_cast<float>(scale);
         in.softcap = static_cast<float>(softcap);
-        in.may_use_pairs = cpu_features().avx512bf16;
         in.sinks = sinks ? sinks->data() : nullptr;
         in.hidden = hidden ? reinterpret_cast<const std::uint8_t*>(hidden->data()) : nullptr;
         nb::gil_scoped_release unlocked;

@@ -22,6 +22,15 @@ struct Avx512 {
         __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
         return c;
     }
+    // VCVTNE2PS2BF16: pairs of neighbours of `a`, then of `b`, to the nearest, to even in the middle.
+    static Vector to_pairs(Vector a, Vector b) {
+        Vector pairs;
+        __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(a), "v"(b));
+        return pairs;
+    }
+    // Numbers of 16 bits of two registers in turn: those of the lower, those of the upper halves.
+    static Vector low_words(Vector a, Vector b) { return words<0>(a, b); }
+    static Vector high_words(Vector a, Vector b) { return words<16>(a, b); }
     static Vector load_bfloat16(const std::uint16_t* from) {
         const __m256i top = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(top), 16));
@@ -60,6 +69,16 @@ struct Avx512 {
             auto* sixteen = reinterpret_cast<__m128i*>(q + i);
             _mm_storeu_si128(sixteen, _mm_shuffle_epi8(levels, _mm_loadu_si128(sixteen)));
         }
+    }
+
+    template <int kFirst>
+    static Vector words(Vector a, Vector b) {
+        constexpr auto at = [](int i) { return (kFirst + 32 + i) << 16 | (kFirst + i); };
+        const __m512i places =
+            _mm512_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9),
+                              at(10), at(11), at(12), at(13), at(14), at(15));
+        return _mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(a), places,
+                                                             _mm512_castps_si512(b)));
     }
 
     // For tiles: tile_quads.h, tile_integers.h, tile_loops.h.

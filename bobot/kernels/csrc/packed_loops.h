@@ -6,7 +6,10 @@
 //     load_bfloat16, load_half, store_half
 //                          a register of numbers of 16 bits in memory, rounded to the nearest even
 //     has_dot_pairs, dot_pairs(a, b, c)
-//                          c + the products of the two bfloat16 numbers in each lane
+//                          c + the products of the two bfloat16 numbers in each lane; with them:
+//     to_pairs(a, b)       neighbours of a, then of b, rounded to bfloat16 side by side in a lane
+//     low_words, high_words(a, b)
+//                          as low and high, of numbers of 16 bits
 //     low, high(a, b)      a and b lane by lane in turn: their first halves, their second halves
 //     look_up<n>(t, q)     q[i] = t[q[i]] for n (a multiple of 16) numbers from 0 to 15
 //     widen<has_minimum, n>(q, scale, minimum, out)
