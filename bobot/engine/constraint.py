@@ -64,9 +64,7 @@ class MaskMaker:
                 continue
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(MAX_THREADS, "masks")
-            begun[chunk] = self._threads.submit(
-                self._masks, sequence.constraint, chunk.draft_ids
-            )
+            begun[chunk] = self._threads.submit(self._masks, sequence.constraint, chunk.draft_ids)
         self._begun = begun
         return begun
 

@@ -78,18 +78,25 @@ class Engine:
         """
         params = params or SamplingParams()
         prompt = list(prompt_ids)
-        self.check_prompt(prompt)
-        self._check_vocabulary("logit_bias", params.logit_bias)
-        max_len = self._check_length(len(prompt), params.max_tokens)
+        max_len = self.check(prompt, params)
         return self._queue(prompt, params, max_len, constraint, prompt_reader)
+
+    def check(self, prompt: list[int], params: SamplingParams | None) -> int:
+        """Tokens, prompt included, at which a sequence would end; params None: the prompt is only
+        read. RequestError if the request can never run. Changes nothing, from any thread.
+        """
+        self.check_prompt(prompt)
+        if params is None:
+            return self._check_length(len(prompt), 0)
+        self._check_vocabulary("logit_bias", params.logit_bias)
+        return self._check_length(len(prompt), params.max_tokens)
 
     def read(self, prompt_ids: Iterable[int], prompt_reader: PromptReader) -> int:
         """Queues a request that ends, without a token and with "length", when its reader has what
         it wants of the prompt."""
         prompt = list(prompt_ids)
-        self.check_prompt(prompt)
-        self._check_length(len(prompt), 0)
-        return self._queue(prompt, SamplingParams(), len(prompt), None, prompt_reader)
+        max_len = self.check(prompt, None)
+        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader)
 
     def _queue(
         self,
@@ -130,6 +137,13 @@ class Engine:
         request = self._requests.pop(request_id, None)
         for sequence in request.sequences if request else ():
             self.scheduler.remove(sequence)
+
+    def running(self) -> set[int]:
+        """Requests that take part in the steps now; the others wait."""
+        return {sequence.request.request_id for sequence in self.scheduler.running}
+
+    def is_unfinished(self, request_id: int) -> bool:
+        return request_id in self._requests
 
     def has_unfinished(self) -> bool:
         return bool(self._requests)

@@ -96,9 +96,11 @@ def answer_parser(
     tools: Sequence | None = None,
     prompt_ids: Sequence[int] = (),
     new_call_id: Callable[[], str] = random_call_id,
+    style: AnswerStyle | None = None,
 ) -> AnswerParser:
-    """The parser for answers to this prompt. new_call_id names calls that the model does not."""
-    style = answer_style(tokenizer, tools=tools, prompt_ids=prompt_ids)
+    """The parser for answers to this prompt, or of this style. new_call_id names calls that the
+    model does not."""
+    style = style or answer_style(tokenizer, tools=tools, prompt_ids=prompt_ids)
     if style.family == "harmony":
         return AnswerParser(tokenizer, HarmonyGrammar, new_call_id)
     if style.family == "llama":
@@ -109,12 +111,16 @@ def answer_parser(
 
 
 def answer_style(
-    tokenizer: Tokenizer, *, tools: Sequence | None = None, prompt_ids: Sequence[int] = ()
+    tokenizer: Tokenizer,
+    *,
+    tools: Sequence | None = None,
+    prompt_ids: Sequence[int] = (),
+    has_told_tools: bool = False,
 ) -> AnswerStyle:
     """How answers to this prompt are written.
 
-    Where a chat template has no form for calls, or knows no tools, they stand in tags
-    (called_tags.py).
+    Where a chat template has no form for calls they stand in tags; so they do where the tools
+    were told in the conversation, for a template that knows none (called_tags.py).
     """
     template = tokenizer.chat_template or ""
     if template == HarmonyFormat.source:
@@ -124,7 +130,9 @@ def answer_style(
         return marker in tokenizer.special_tokens or marker in template
 
     family: Family = "text"
-    if writes("<|tool_calls_section_begin|>"):
+    if has_told_tools:
+        family = "tags"
+    elif writes("<|tool_calls_section_begin|>"):
         family = "kimi"
     elif writes("[TOOL_CALLS]"):
         family = "mistral"

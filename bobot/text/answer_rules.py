@@ -166,7 +166,7 @@ class _Writer:
 
     def _tags(self, is_required: bool) -> str:
         begin = self._marker(CALL_BEGIN)
-        body = f'/\\n?/ {self._object("arguments")} /\\n?/ {self._marker(CALL_END)}'
+        body = f"/\\n?/ {self._object('arguments')} /\\n?/ {self._marker(CALL_END)}"
         more = f"(/\\n?/ {begin} {body})*" if self.rules.is_parallel else ""
         if is_required:
             return f"{begin} {body} {more}"
@@ -189,7 +189,7 @@ class _Writer:
             for name, rule in self.functions
         ]
         calls += [
-            f"{json.dumps(f' to=functions.{name}')} {channel} \"commentary\" {as_json} {message}"
+            f'{json.dumps(f" to=functions.{name}")} {channel} "commentary" {as_json} {message}'
             f" {rule}"
             for name, rule in self.functions
         ]
