@@ -41,6 +41,8 @@ class Work:
     new_parser: Callable[[], Parser]
     stop: tuple[str, ...]
     grammar: str | None = None
+    rules: tuple[tuple[str, Rule], ...] = ()
+    """The parts of the grammar, each with the parameter that it comes from."""
 
 
 def chat_work(model: LocalModel, request: ChatRequest) -> Work:
@@ -65,9 +67,9 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
             parser.grammar.marker(Marker("<|message|>"))
         return parser
 
-    text = format_rule(request.format)
+    text, parts = _format_rule(request.format)
     grammar = None
-    if text is not None or calls != "none":
+    if parts or calls != "none":
         _check_can_end(params)
         rules = AnswerRules(
             style=style,
@@ -78,7 +80,11 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
             in_text=request.continues_last,
         )
         grammar = rules.grammar(tokenizer)
-    return Work(ids, params, parser, request.stop, grammar)
+        names = [tool["function"]["name"] for tool in request.tools]
+        for tool in tools:
+            number = names.index(tool["function"]["name"])
+            parts += ((f"tools[{number}].function.parameters", arguments_rule(tool)),)
+    return Work(ids, params, parser, request.stop, grammar, parts)
 
 
 def text_work(model: LocalModel, request: TextRequest) -> Work:
@@ -112,7 +118,8 @@ def text_work(model: LocalModel, request: TextRequest) -> Work:
         raise ParameterError(
             "n is {found}; a prompt that is only scored has 1 answer.", param="n", found=params.n
         )
-    tokenizer, rule = model.tokenizer, format_rule(request.format)
+    tokenizer = model.tokenizer
+    rule, parts = _format_rule(request.format)
     if tokenizer is None and (request.stop or rule):
         with named("stop" if request.stop else "response_format"):
             model.need_tokenizer()
@@ -123,7 +130,7 @@ def text_work(model: LocalModel, request: TextRequest) -> Work:
         return PlainText(None if tokenizer is None else Detokenizer(tokenizer, opens_text=False))
 
     grammar = None if rule is None else grammars.grammar_for([rule], "start: @rule_0")
-    return Work(ids, None if only_reads else params, parser, request.stop, grammar)
+    return Work(ids, None if only_reads else params, parser, request.stop, grammar, parts)
 
 
 def sampling_params(sampling: Mapping[str, Any]) -> SamplingParams:
@@ -150,8 +157,7 @@ def _typed(name: str, value: Any) -> Any:
     """The value in the type of its field; ids in logit_bias may be text, as JSON has them."""
     default = _FIELDS[name].default
     if name == "logit_bias":
-        is_bias = isinstance(value, Mapping) and all(map(_is_number, value.values()))
-        if is_bias and all(re.fullmatch(r"\d{1,9}", str(key)) for key in value):
+        if isinstance(value, Mapping) and all(map(_is_bias, value.items())):
             return {int(key): bias for key, bias in value.items()}
     elif name == "stop_token_ids":
         if isinstance(value, list | tuple) and all(type(item) is int for item in value):
@@ -162,7 +168,7 @@ def _typed(name: str, value: Any) -> Any:
     elif value is None and name in ("max_tokens", "seed", "logprobs"):
         return None
     elif isinstance(default, float):
-        if _is_number(value):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     elif type(value) is int:
         return value
@@ -171,8 +177,9 @@ def _typed(name: str, value: Any) -> Any:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_bias(item: tuple[Any, Any]) -> bool:
+    key, bias = item
+    return bool(re.fullmatch(r"\d{1,9}", str(key))) and type(bias) in (int, float)
 
 
 def _check_can_end(params: SamplingParams) -> None:
@@ -184,41 +191,28 @@ def _check_can_end(params: SamplingParams) -> None:
         )
 
 
-def format_rule(wanted: Format) -> Rule | None:
-    """ParameterError with the reason for a schema or grammar that can't be followed."""
+def _format_rule(wanted: Format) -> tuple[Rule | None, tuple[tuple[str, Rule], ...]]:
+    """The rule of the visible text, alone and with the name of its parameter."""
     if wanted.kind == "text":
-        return None
+        return None, ()
     param = f"response_format.{wanted.kind}"
     if wanted.kind == "json_schema":
         param += ".schema"
     with named(param):
         if wanted.kind == "json_object":
-            return grammars.json_schema({"type": "object"})
-        if wanted.kind == "json_schema":
+            rule = grammars.json_schema({"type": "object"})
+        elif wanted.kind == "json_schema":
             rule = grammars.json_schema(wanted.schema)
         else:
             make = {"regex": grammars.regex, "lark": grammars.lark, "gbnf": grammars.gbnf}
             rule = make[wanted.kind](wanted.grammar)
-        grammars.check(rule)
-        return rule
+        return rule, ((param, rule),)
 
 
 def _tools(request: ChatRequest) -> tuple[list[Mapping[str, Any]], Calls]:
     """The tools that the model may see, and whether it may or must call them."""
     choice = request.tool_choice
-    names = []
-    for number, tool in enumerate(request.tools):
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if tool.get("type") != "function" or not _NAME.fullmatch(str(name)) or name is None:
-            raise ParameterError(
-                "Tool {number} is no function with a name of letters, digits, '_', '-' and '.'.",
-                param=f"tools[{number}]",
-                number=number,
-            )
-        names.append(name)
-        with named(f"tools[{number}].function.parameters"):
-            grammars.check(arguments_rule(tool))
+    names = [_checked_name(tool, f"tools[{number}]") for number, tool in enumerate(request.tools)]
     wanted = choice.removeprefix("function:")
     if choice not in ("auto", "none", "required") and (wanted == choice or wanted not in names):
         raise ParameterError(
@@ -233,6 +227,26 @@ def _tools(request: ChatRequest) -> tuple[list[Mapping[str, Any]], Calls]:
     if choice in ("auto", "required"):
         return list(request.tools), "allowed" if choice == "auto" else "required"
     return [t for t in request.tools if t["function"]["name"] == wanted], "required"
+
+
+def _checked_name(tool: Mapping[str, Any], param: str) -> str:
+    """The name of a tool that is well made."""
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, Mapping):
+        raise ParameterError("The tool is no function.", param=param)
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ParameterError(
+            "A tool is called {found}; allowed: 1 to 128 letters, digits, '_', '-' and '.'.",
+            param=f"{param}.function.name",
+            found=repr(name),
+        )
+    if not isinstance(function.get("parameters") or {}, Mapping):
+        raise ParameterError(
+            "The parameters of a tool are a JSON schema: an object.",
+            param=f"{param}.function.parameters",
+        )
+    return name
 
 
 def _tokenizer_for_chat(model: LocalModel) -> Tokenizer:

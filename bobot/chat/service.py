@@ -37,7 +37,8 @@ from bobot.chat.token_reader import Step, TokenReader
 from bobot.engine import TokenOutput
 from bobot.engine.prompt_rows import Pooling, PromptScores, PromptVector
 from bobot.engine.stats import EngineStats
-from bobot.text.constraints import Constraints
+from bobot.errors import RequestError
+from bobot.text.constraints import Constraints, GrammarConstraint, check
 
 
 class LocalService:
@@ -52,12 +53,12 @@ class LocalService:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(chat_work, self.model, request)
-        async for event in self._answers(work, None):
+        async for event in self._answers(work, "messages", None):
             yield event
 
     async def complete(self, request: TextRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(text_work, self.model, request)
-        async for event in self._answers(work, request.prompt_logprobs):
+        async for event in self._answers(work, "prompt", request.prompt_logprobs):
             yield event
 
     async def prompt_ids(self, request: ChatRequest | TextRequest) -> list[int]:
@@ -100,20 +101,21 @@ class LocalService:
         """Lets the answers under way end, `max_s` seconds at most, and takes no more."""
         await asyncio.to_thread(self.loop.close, max_s)
 
-    async def _answers(self, work: Work, num_scores: int | None) -> AsyncIterator[Event]:
+    async def _answers(
+        self, work: Work, param: str, num_scores: int | None
+    ) -> AsyncIterator[Event]:
         num_answers = 1 if work.params is None else work.params.n
         with named("stop"):
             readers = [
                 TokenReader(work.new_parser(), StopStrings(work.stop)) for _ in range(num_answers)
             ]
-        self._check_length(work)
+        self._check(work, param)
         reader = None
         if num_scores is not None:
             reader = PromptScores(work.prompt_ids, num_scores, self.model.engine.vocab_size)
         constraint = None
         if work.grammar is not None:
-            with named("response_format"):
-                constraint = await asyncio.to_thread(self._maker().of, work.grammar)
+            constraint = await asyncio.to_thread(self._constraint, work.grammar, work)
         job = Job(work.prompt_ids, work.params, constraint, reader)
         self.loop.post(job)
         answers = _Answers(self.model, readers, job)
@@ -127,22 +129,30 @@ class LocalService:
             self.loop.cancel(job)
         yield answers.usage()
 
-    def _maker(self) -> Constraints:
+    def _constraint(self, grammar: str, work: Work) -> GrammarConstraint:
+        """ParameterError that names the part of the grammar that can't be followed."""
+        model = self.model
         if self._constraints is None:
-            model = self.model
             self._constraints = Constraints(
                 model.need_tokenizer(), model.engine.vocab_size, model.eos_ids
             )
-        return self._constraints
+        try:
+            return self._constraints.of(grammar)
+        except RequestError as error:
+            for param, rule in work.rules:
+                with named(param):
+                    check(rule)
+            param = work.rules[0][0]
+            raise ParameterError("{problem}", param=param, problem=str(error)) from error
 
-    def _check_length(self, work: Work) -> None:
-        """ParameterError for a request that the engine could never run."""
+    def _check(self, work: Work, param: str) -> None:
+        """ParameterError for a request that the engine could never run; `param` is its prompt."""
         num_tokens = len(work.prompt_ids)
         if num_tokens >= self.max_model_len + (work.params is None):
             raise ParameterError(
                 "The prompt has {found} tokens; the context of {name} holds {allowed}, and an"
                 " answer needs at least 1 of them.",
-                param="messages",
+                param=param,
                 code="context_length_exceeded",
                 found=num_tokens,
                 name=self.name,
@@ -157,7 +167,7 @@ class LocalService:
                     found=highest,
                     highest=self.model.engine.vocab_size - 1,
                 )
-        with named("prompt"):
+        with named(param):
             self.model.engine.check(work.prompt_ids, work.params)
 
     def _text_ids(self, text: str | list[int], number: int) -> list[int]:

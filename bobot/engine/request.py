@@ -59,8 +59,9 @@ class Request:
         self.max_len = max_len
         """Tokens, prompt included, at which a sequence ends with "length"."""
         self.sequences = [Sequence(self, index) for index in range(params.n)]
-        for sequence in self.sequences if constraint is not None else ():
-            sequence.constraint = constraint.fork()
+        if constraint is not None:
+            for sequence in self.sequences:
+                sequence.constraint = constraint.fork()
         self.sequences[0].prompt_reader = prompt_reader
 
     @property

@@ -18,7 +18,7 @@ from threading import Lock
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from bobot.errors import RequestError
 from bobot.text.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def gbnf(grammar: str) -> Rule:
     """A grammar in llama.cpp's form. RequestError with the place where it is wrong."""
     try:
         return {"lark_grammar": gbnf_to_lark(grammar)}
-    except (GbnfToLarkError, ValueError, KeyError, RecursionError) as error:
+    except Exception as error:
         raise RequestError(
             "The GBNF grammar can't be read: {problem}", problem=_short(str(error))
         ) from error
