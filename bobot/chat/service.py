@@ -205,7 +205,7 @@ class _Answers:
     """The events of one request, from the outputs of the engine."""
 
     def __init__(self, model: LocalModel, readers: list[TokenReader], job: Job) -> None:
-        self._pieces = [] if model.tokenizer is None else model.tokenizer.vocabulary.pieces
+        self._tokenizer = model.tokenizer
         self._readers = readers
         self._job = job
         self._waiting = [_Waiting() for _ in readers]
@@ -276,4 +276,6 @@ class _Answers:
         return TokenLogprob(token_id, self._piece(token_id), logprob, named_top)
 
     def _piece(self, token_id: int) -> bytes:
-        return self._pieces[token_id] if token_id < len(self._pieces) else b""
+        if self._tokenizer is None:
+            return b""
+        return next(self._tokenizer.decode_pieces([token_id], opens_text=False))
