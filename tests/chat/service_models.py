@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ CONFIG: dict[str, Any] = {
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "vocab_size": 262,  # more than the tokenizer has
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1536,
     "rms_norm_eps": 1e-5,
 }
 TEMPLATE = (
@@ -43,11 +42,17 @@ TEMPLATE = (
 )
 
 
-def byte_llama(folder: Path) -> Path:
-    """A Llama with random weights that reads bytes, `<|s|>` (256) and `<|e|>` (257)."""
-    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+def byte_llama(
+    folder: Path,
+    specials: Sequence[str] = ("<|s|>", "<|e|>"),
+    end: str = "<|e|>",
+    template: str | None = TEMPLATE,
+) -> Path:
+    """A Llama with random weights that reads bytes and, from 256 on, `specials`."""
+    config = CONFIG | {"vocab_size": 260 + len(specials)}  # more than the tokenizer has
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.manual_seed(1)
-    source = type("Source", (), {"config": CONFIG})()
+    source = type("Source", (), {"config": config})()
     model = Llama(config_from_hf(source))  # type: ignore[arg-type]
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -58,9 +63,9 @@ def byte_llama(folder: Path) -> Path:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|s|>", "<|e|>")])
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in specials])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|e|>", "chat_template": TEMPLATE}
+    settings = {"eos_token": end} | ({} if template is None else {"chat_template": template})
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
