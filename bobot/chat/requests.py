@@ -23,6 +23,7 @@ from bobot.text.answer_parser import answer_parser, answer_style
 from bobot.text.answer_rules import AnswerRules, Calls, arguments_rule
 from bobot.text.called_tags import told
 from bobot.text.constraints import Rule
+from bobot.text.harmony import EFFORTS, ROLES, HarmonyFormat
 from bobot.text.harmony_parser import HarmonyGrammar
 from bobot.text.markers import Marker
 
@@ -246,6 +247,8 @@ def _checked_name(tool: Mapping[str, Any], param: str) -> str:
             "The parameters of a tool are a JSON schema: an object.",
             param=f"{param}.function.parameters",
         )
+    with named(f"{param}.function.parameters"):
+        arguments_rule(tool)
     return name
 
 
@@ -264,7 +267,7 @@ def _chat_ids(
     tells_tools: bool,
 ) -> list[int]:
     options = _options(model, tokenizer, request)
-    messages: list[dict[str, Any]] = [dict(message) for message in request.messages]
+    messages = [_checked_message(m, f"messages[{n}]") for n, m in enumerate(request.messages)]
     if request.continues_last and (not messages or messages[-1].get("role") != "assistant"):
         raise ParameterError(
             "Only a message of the assistant can be continued.",
@@ -281,6 +284,28 @@ def _chat_ids(
             continues_last=request.continues_last,
             **options,
         )
+
+
+def _checked_message(message: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """A copy of a message that is well made; what templates do not ask they would show as text."""
+    if message.get("role") not in ROLES:
+        raise ParameterError(
+            "The role is {found}; allowed: {allowed}.",
+            param=f"{param}.role",
+            found=repr(message.get("role")),
+            allowed=", ".join(ROLES),
+        )
+    if not isinstance(message.get("content"), str | None):
+        raise ParameterError("The content of a message is a text.", param=f"{param}.content")
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        function = call.get("function") if isinstance(call, Mapping) else None
+        is_call = isinstance(function, Mapping) and isinstance(function.get("name"), str)
+        if not is_call or not isinstance(function.get("arguments"), str | Mapping):
+            raise ParameterError(
+                "A tool call has a function with a name and arguments, a text.",
+                param=f"{param}.tool_calls[{number}]",
+            )
+    return dict(message)
 
 
 def _options(model: LocalModel, tokenizer: Tokenizer, request: ChatRequest) -> dict[str, Any]:
@@ -303,6 +328,15 @@ def _options(model: LocalModel, tokenizer: Tokenizer, request: ChatRequest) -> d
                 code="unsupported_parameter",
                 name=model.name,
             )
+        if tokenizer.chat_template == HarmonyFormat.source and request.reasoning_effort not in (
+            EFFORTS
+        ):
+            raise ParameterError(
+                "reasoning_effort is {found}; allowed: {allowed}.",
+                param="reasoning_effort",
+                found=request.reasoning_effort,
+                allowed=", ".join(EFFORTS),
+            )
         options["reasoning_effort"] = request.reasoning_effort
     return options
 
@@ -316,10 +350,11 @@ def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function", call)
+    """Arguments that are no JSON object stay the text that they are."""
+    function = call["function"]
     try:
         arguments = json.loads(function["arguments"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return dict(call)
     if not isinstance(arguments, dict):
         return dict(call)

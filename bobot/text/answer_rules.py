@@ -121,13 +121,14 @@ class _Writer:
     def _either(self, calls: Sequence[str]) -> str:
         return "(" + " | ".join(calls) + ")"
 
-    def _object(self, key: str) -> str:
-        """A call as a JSON object."""
+    def _object(self, key: str, more: str = "") -> str:
+        """A call as a JSON object, with `more` behind its arguments."""
         heads = (
             json.dumps(f'{{"name": {json.dumps(name)}, "{key}": ') for name, _ in self.functions
         )
         arguments = (rule for _, rule in self.functions)
-        return self._either([f'{h} {a} "}}"' for h, a in zip(heads, arguments, strict=True)])
+        pairs = zip(heads, arguments, strict=True)
+        return self._either([f'{head} {rule} {more} "}}"' for head, rule in pairs])
 
     def _kimi(self) -> str:
         begin, middle = self._marker("<|tool_call_begin|>"), "<|tool_call_argument_begin|>"
@@ -145,7 +146,9 @@ class _Writer:
         """The list of the older templates, or the names with [ARGS] where the template has it."""
         begin, template = self._marker("[TOOL_CALLS]"), self.tokenizer.chat_template or ""
         if "[ARGS]" not in template:
-            return f'{begin} " "? "[" {self._more(self._object("arguments"), json.dumps(", "))} "]"'
+            more = r'(", \"id\": \"" /[a-zA-Z0-9]{9}/ "\"")?'
+            calls = self._more(self._object("arguments", more), json.dumps(", "))
+            return f'{begin} / {{0,2}}/ "[" {calls} "]"'
         middle = self._marker("[ARGS]")
         if "[CALL_ID]" in template:
             middle = f"({self._marker('[CALL_ID]')} /[a-zA-Z0-9]{{9}}/)? {middle}"

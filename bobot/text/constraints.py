@@ -41,7 +41,12 @@ def json_schema(schema: Any, *, is_strict: bool = True) -> Rule:
         schema = {}
     if not isinstance(schema, Mapping):
         raise RequestError("The JSON schema is {found}; allowed: an object.", found=repr(schema))
-    return {"json_schema": {**schema, "x-guidance": options}}
+    rule = {"json_schema": {**schema, "x-guidance": options}}
+    try:
+        json.dumps(rule)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError("The JSON schema is no JSON, or nested too deeply.") from error
+    return rule
 
 
 def regex(pattern: str) -> Rule:
@@ -157,8 +162,8 @@ class _Bytes:
     """A tokenizer as llguidance asks for one: the bytes of every id, and text to ids.
 
     The ids of a text must have exactly its bytes. llguidance forces them where only one text can
-    follow, and others would leave it without any token; SentencePiece's own space in front would be
-    such a mistake.
+    follow, and others would leave it without any token. SentencePiece's own space in front would be
+    such a mistake: a line break, which merges with nothing, takes it.
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_id: int) -> None:
@@ -178,12 +183,18 @@ class _Bytes:
         self._longest = max(map(len, self._ids), default=1)
 
     def __call__(self, text: bytes) -> list[int]:
-        try:
-            ids = self._encode(text.decode(), False)
-        except UnicodeDecodeError:
-            return self._greedy(text)
-        is_exact = b"".join(self.tokens[token_id] for token_id in ids) == text
-        return ids if is_exact else self._greedy(text)
+        for lead in ("", "\n"):
+            try:
+                ids = self._encode(lead + text.decode(), False)
+            except UnicodeDecodeError:
+                break
+            size, at = 0, len(ids)
+            while at and size < len(text):
+                at -= 1
+                size += len(self.tokens[ids[at]])
+            if b"".join(self.tokens[token_id] for token_id in ids[at:]) == text:
+                return ids[at:]
+        return self._greedy(text)
 
     def _greedy(self, text: bytes) -> list[int]:
         """The longest piece at each place; bytes without a piece are left out."""

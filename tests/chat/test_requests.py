@@ -257,6 +257,10 @@ def test_tools_are_told_and_their_past_is_shown_where_the_template_knows_none(
     run(ask())
 
 
+DEEP: dict[str, Any] = {}
+for _ in range(5000):
+    DEEP = {"items": DEEP}
+
 REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"sampling": {"temprature": 1}}, "temprature", "unsupported_parameter", "known: max_tokens"),
     ({"sampling": {"temperature": -1}}, "temperature", "invalid_value", "allowed: 0 or more"),
@@ -271,6 +275,14 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"sampling": {"logit_bias": {1: 101}}}, "logit_bias[1]", "invalid_value", "-100 to 100"),
     ({"sampling": {"stop_token_ids": "x"}}, "stop_token_ids", "invalid_value", "another type"),
     ({"stop": ("",)}, "stop", "invalid_value", "at least one"),
+    ({"messages": ({"role": "king"},)}, "messages[0].role", "invalid_value", "allowed: system"),
+    ({"messages": ({"content": "x"},)}, "messages[0].role", "invalid_value", "None"),
+    ({"messages": (*HELLO, {"role": "user", "content": [1]})}, "messages[1].content",
+     "invalid_value", "a text"),
+    ({"messages": (*HELLO, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]})},
+     "messages[1].tool_calls[0]", "invalid_value", "arguments"),
+    ({"messages": ({"role": "user", "content": "\ud800"},)}, "messages",
+     "invalid_value", "Unicode"),
     ({"messages": ()}, "messages", "invalid_value", "at least one message"),
     ({"messages": ({"role": "user", "content": "x" * 1600},)}, "messages",
      "context_length_exceeded", r"1609 tokens; .* holds 1536"),
@@ -297,6 +309,10 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
      "unsupported_parameter", "ends"),
     ({"format": Format("json_schema", schema={"type": "zork"})},
      "response_format.json_schema.schema", "invalid_value", "zork"),
+    ({"format": Format("json_schema", schema=DEEP)},
+     "response_format.json_schema.schema", "invalid_value", "deeply"),
+    ({"tools": ({"type": "function", "function": {"name": "a", "parameters": DEEP}},)},
+     "tools[0].function.parameters", "invalid_value", "deeply"),
     ({"format": Format("json_schema", schema=None)},
      "response_format.json_schema.schema", "invalid_value", "an object"),
     ({"format": Format("regex", grammar="(a")}, "response_format.regex", "invalid_value", "group"),
