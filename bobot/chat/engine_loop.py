@@ -136,14 +136,23 @@ class EngineLoop:
             self._thread.join()
 
     def _run(self) -> None:
-        while self._take_up():
-            self._expire()
-            try:
-                outputs = self.engine.step()
-            except Exception as error:  # noqa: BLE001  of any kind: it must not end the others
-                self._fail_running(error)
-            else:
-                self._deliver(self._sorted(outputs))
+        try:
+            while self._take_up():
+                self._expire()
+                self._step()
+        finally:  # with jobs left only by a mistake of ours: nobody may wait for ever
+            with self._changed:
+                self._is_closing = True
+                left = [*self._posted, *self._jobs.values()]
+            self._deliver([(job, AnswerError("The model has stopped answering.")) for job in left])
+
+    def _step(self) -> None:
+        try:
+            outputs = self.engine.step()
+        except Exception as error:  # noqa: BLE001  of any kind: it must not end the others
+            self._fail_running(error)
+        else:
+            self._deliver(self._sorted(outputs))
 
     def _take_up(self) -> bool:
         """Waits for something to do, and hands new jobs and cancellations to the engine; False

@@ -56,7 +56,8 @@ class MaskMaker:
 
     def begin(self, chunks: Iterable[Chunk]) -> Masks:
         """Begins the masks of the constrained chunks that reach the end of their sequence."""
-        wait(self._begun.values())  # of a step that failed; the constraints are in use until then
+        if self._begun:
+            wait(self._begun.values())  # of a step that failed: they use the constraints
         begun: Masks = {}
         for chunk in chunks:
             sequence = chunk.sequence

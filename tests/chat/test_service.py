@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripted_engine import HARMONY, scripted_model
 from service_models import Read, byte_llama, read, run, until
 
 import bobot
@@ -406,8 +407,6 @@ def test_vectors_are_the_mean_of_the_hidden_states(load: Callable[..., LocalMode
 
 def test_reasoning_counts_in_the_usage(tmp_path: Path) -> None:
     """The words of a gpt-oss, written in advance."""
-    from scripted_engine import HARMONY, scripted_model
-
     answer = (
         "<|channel|>analysis<|message|>Sebentar.<|end|><|start|>assistant<|channel|>final"
         "<|message|>Baik.<|return|>"
@@ -426,6 +425,43 @@ def test_reasoning_counts_in_the_usage(tmp_path: Path) -> None:
         assert found.usage.reasoning_tokens == whole.parts[0].num_tokens > 0
         assert found.usage.completion_tokens == len(found.ids()) == len(service.model.engine.answer)
         await service.close()
+
+    run(ask())
+
+
+def test_a_final_message_of_harmony_is_continued_as_text(tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": "Sore itu"}
+
+    async def ask() -> None:
+        service = LocalService(scripted_model(tmp_path, HARMONY, None, " hujan.<|return|>"))
+        request = ChatRequest(messages=(*HELLO, said), continues_last=True)
+        found = await read(service.chat(request))
+        assert [(part.kind, part.text) for part in found.parts()] == [("text", " hujan.")]
+        assert len(found.deltas()) > 2  # as it comes, and not held back for a header
+        ids = found.started.prompt_ids
+        text = service.model.need_tokenizer().decode(ids or ())
+        assert text.endswith("<|start|>assistant<|channel|>final<|message|>Sore itu")
+        await service.close()
+
+    run(ask())
+
+
+def test_a_thread_that_breaks_leaves_nobody_waiting(
+    load: Callable[..., LocalModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda details: None)
+
+    async def ask() -> None:
+        service = LocalService(load())
+        monkeypatch.setattr(service.loop, "_sorted", lambda outputs: 1 / 0)
+        request = TextRequest(prompt="x", sampling={"max_tokens": 5})
+        found = await asyncio.gather(
+            *(read(service.complete(request)) for _ in range(3)), return_exceptions=True
+        )
+        assert {type(one) for one in found} <= {AnswerError, OverloadedError}
+        assert any("stopped answering" in str(one) for one in found)
+        with pytest.raises(OverloadedError):
+            await read(service.complete(request))
 
     run(ask())
 
