@@ -180,7 +180,7 @@ class LocalModel:
         """Ids of plain text to continue, with the model's beginning token in front where it has
         one.
         """
-        tokenizer = self._need_tokenizer()
+        tokenizer = self.need_tokenizer()
         bos = [] if tokenizer.bos_id is None or not tokenizer.adds_bos else [tokenizer.bos_id]
         return bos + tokenizer.encode(text)
 
@@ -287,7 +287,7 @@ class LocalModel:
                 found=sampling["n"],
             )
         deltas = _deltas(self._start_chat(messages, tools, reasoning_effort, sampling))
-        as_text = self._need_tokenizer().takes_argument_text
+        as_text = self.need_tokenizer().takes_argument_text
         return deltas if stream else Answer.of(deltas, arguments_as_text=as_text)
 
     def _start_chat(
@@ -297,14 +297,8 @@ class LocalModel:
         reasoning_effort: str | None,
         sampling: dict[str, Any],
     ) -> Generator[Step, None, None]:
-        tokenizer = self._need_tokenizer()
-        if tokenizer.chat_template is None:
-            raise TemplateError(
-                "{name} has no chat template: like every base model it continues text and knows no"
-                " conversations.",
-                hint="Use generate (bobot run --raw), or an instruct model.",
-                name=self.name,
-            )
+        tokenizer = self.need_tokenizer()
+        self.need_chat_template(tokenizer)
         if tools and not tokenizer.takes("tools"):
             raise RequestError(
                 "{name} takes no tools: its chat template does not show them.", name=self.name
@@ -337,7 +331,7 @@ class LocalModel:
         params = _params(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if stops:
-            self._need_tokenizer()
+            self.need_tokenizer()
         readers = [TokenReader(new_parser(), StopStrings(stops)) for _ in range(params.n)]
         return self._stream(ids, params, readers)
 
@@ -404,7 +398,18 @@ class LocalModel:
             )
         return values
 
-    def _need_tokenizer(self) -> Tokenizer:
+    def need_chat_template(self, tokenizer: Tokenizer) -> None:
+        """TemplateError where the model knows no conversations."""
+        if tokenizer.chat_template is None:
+            raise TemplateError(
+                "{name} has no chat template: like every base model it continues text and knows no"
+                " conversations.",
+                hint="Use generate (bobot run --raw), or an instruct model.",
+                name=self.name,
+            )
+
+    def need_tokenizer(self) -> Tokenizer:
+        """TokenizerError where the model has none."""
         if self.tokenizer is None:
             raise TokenizerError(
                 "{name} has no tokenizer beside its weights.",

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from bobot.errors import RequestError
+from bobot.errors import BobotError, RequestError
 from bobot.text.parts import PartDelta
 
 FormatKind = Literal["text", "json_object", "json_schema", "regex", "lark", "gbnf"]
@@ -76,6 +76,8 @@ class TokenLogprob:
     piece: bytes
     logprob: float
     top: tuple[tuple[int, bytes, float], ...] = ()
+    rank: int | None = None
+    """1 for the most likely token; of a prompt's tokens only."""
 
 
 @dataclass(frozen=True)
@@ -171,3 +173,7 @@ class OverloadedError(RequestError):
     def __init__(self, template: str, /, *, retry_after_s: float, **values: Any) -> None:
         super().__init__(template, **values)
         self.retry_after_s = retry_after_s
+
+
+class AnswerError(BobotError):
+    """The model failed while it answered: no mistake of the request."""

@@ -21,18 +21,23 @@ class StopStrings:
         if not all(strings):
             raise RequestError("A stop string is empty; it needs at least one character.")
         self.strings = tuple(strings)
-        self.is_hit = False
+        self.hit: str | None = None
+        """The one that ended the text."""
         self._held = ""
+
+    @property
+    def is_hit(self) -> bool:
+        return self.hit is not None
 
     def push(self, text: str) -> str:
         """The text that is now certain to belong to the answer."""
         if not self.strings or self.is_hit:
             return "" if self.is_hit else text
         self._held += text
-        hits = [(at + len(s), at) for s in self.strings if (at := self._held.find(s)) >= 0]
+        hits = [(at + len(s), at, s) for s in self.strings if (at := self._held.find(s)) >= 0]
         if hits:  # the one complete first, wherever the text was cut into pieces
-            self.is_hit = True
-            return self._release(min(hits)[1])
+            _, at, self.hit = min(hits)
+            return self._release(at)
         return self._release(len(self._held) - self._num_undecided())
 
     def finish(self) -> str:

@@ -59,6 +59,11 @@ class TokenReader:
         self._has_calls = False
         self._num_tokens = 0
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stop.hit
+
     def push(self, output: TokenOutput) -> Step:
         finish_reason: str | None = output.finish_reason
         self._num_tokens += 1

@@ -13,7 +13,9 @@ import torch
 from bobot import hardware
 from bobot.engine.block_pool import BlockPool
 from bobot.engine.config import EngineConfig, choose_max_model_len, choose_num_blocks
+from bobot.engine.constraint import Constraint, MaskMaker
 from bobot.engine.kv_cache import bytes_per_token
+from bobot.engine.prompt_rows import PromptReader
 from bobot.engine.request import Chunk, FinishReason, Request, Sequence, TokenOutput
 from bobot.engine.runner import CausalModel, Runner, first_weight
 from bobot.engine.sampler import Choice, choose
@@ -57,18 +59,57 @@ class Engine:
         self.runner = Runner(model, self.num_blocks, config.block_size)
         drafter = choose_drafter(config, self.vocab_size, draft_model, self.num_blocks)
         self.speculation = Speculation(config, drafter, self.scheduler, self._stats)
+        self.mask_maker = MaskMaker(self.vocab_size)
         self._requests: dict[int, Request] = {}
         self._next_request_id = 0
 
-    def add(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> int:
-        """Queues a request and returns its id. RequestError if it can never run as asked."""
+    def add(
+        self,
+        prompt_ids: Iterable[int],
+        params: SamplingParams | None = None,
+        *,
+        constraint: Constraint | None = None,
+        prompt_reader: PromptReader | None = None,
+    ) -> int:
+        """Queues a request and returns its id. RequestError if it can never run as asked.
+
+        `constraint` says what each of the n sequences may hold; `prompt_reader` is given the rows
+        of the prompt that it wants, before the first token.
+        """
         params = params or SamplingParams()
         prompt = list(prompt_ids)
+        max_len = self.check(prompt, params)
+        return self._queue(prompt, params, max_len, constraint, prompt_reader)
+
+    def check(self, prompt: list[int], params: SamplingParams | None) -> int:
+        """Tokens, prompt included, at which a sequence would end; params None: the prompt is only
+        read. RequestError if the request can never run. Changes nothing, from any thread.
+        """
         self.check_prompt(prompt)
+        if params is None:
+            return self._check_length(len(prompt), 0)
         self._check_vocabulary("logit_bias", params.logit_bias)
-        max_len = self._check_length(len(prompt), params.max_tokens)
+        return self._check_length(len(prompt), params.max_tokens)
+
+    def read(self, prompt_ids: Iterable[int], prompt_reader: PromptReader) -> int:
+        """Queues a request that ends, without a token and with "length", when its reader has what
+        it wants of the prompt."""
+        prompt = list(prompt_ids)
+        max_len = self.check(prompt, None)
+        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader)
+
+    def _queue(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        max_len: int,
+        constraint: Constraint | None,
+        prompt_reader: PromptReader | None,
+    ) -> int:
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        request = Request(self._next_request_id, prompt, params, seed, max_len)
+        request = Request(
+            self._next_request_id, prompt, params, seed, max_len, constraint, prompt_reader
+        )
         self._next_request_id += 1
         self._requests[request.request_id] = request
         self.scheduler.add(request.sequences[0])
@@ -82,12 +123,13 @@ class Engine:
         chunks = self.speculation.add_drafts(self.scheduler.schedule())
         if not chunks:
             return []
+        masks = self.mask_maker.begin(chunks)
         logits_RV, caught_up = self.runner.run(chunks)
-        choices = choose(logits_RV, caught_up)
+        choices = choose(logits_RV, caught_up, masks)
         outputs = list(chain.from_iterable(map(self._accept, caught_up, choices)))
         self.scheduler.commit(chunks)
         self._stats.num_steps += 1
-        self._stats.num_generated_tokens += len(outputs)
+        self._stats.num_generated_tokens += sum(o.token_id is not None for o in outputs)
         return outputs
 
     def abort(self, request_id: int) -> None:
@@ -95,6 +137,13 @@ class Engine:
         request = self._requests.pop(request_id, None)
         for sequence in request.sequences if request else ():
             self.scheduler.remove(sequence)
+
+    def running(self) -> set[int]:
+        """Requests that take part in the steps now; the others wait."""
+        return {sequence.request.request_id for sequence in self.scheduler.running}
+
+    def is_unfinished(self, request_id: int) -> bool:
+        return request_id in self._requests
 
     def has_unfinished(self) -> bool:
         return bool(self._requests)
@@ -124,7 +173,11 @@ class Engine:
         request = sequence.request
         is_first = sequence.num_tokens == len(request.prompt_ids)
         reason: FinishReason | None = "error"
-        if choice.token_id is not None:
+        if request.only_reads and choice.error is None:
+            choice, reason = Choice(None), "length"
+        elif choice.token_id is not None:
+            if sequence.constraint is not None:
+                sequence.constraint.accept(choice.token_id)
             sequence.token_ids.append(choice.token_id)
             reason = self._finish_reason(sequence, choice.token_id)
         sequence.finish_reason = reason
@@ -175,7 +228,7 @@ class Engine:
 
     def _check_length(self, num_prompt: int, max_tokens: int | None) -> int:
         """Tokens at which a sequence ends. The last token is never computed and needs no slot."""
-        if num_prompt >= self.max_model_len:
+        if num_prompt >= self.max_model_len + (max_tokens == 0):
             raise RequestError(
                 "The prompt has {num_prompt} tokens; at most {max_prompt} leave room for an answer "
                 "in a context of {max_model_len}.",
@@ -189,14 +242,14 @@ class Engine:
             max_len = min(self.max_model_len, max(capacity, num_prompt) + 1)
         else:
             max_len = min(self.max_model_len, num_prompt + max_tokens)
-        if max_len - 1 > capacity:
+        if max_len - (max_tokens != 0) > capacity:
             raise RequestError(
                 "{num_prompt} prompt tokens and {num_new} new ones need {needed} KV-cache blocks; "
                 "the pool has {num_blocks} of {block_size} tokens.",
                 hint="Ask for fewer tokens, or raise num_blocks.",
                 num_prompt=num_prompt,
                 num_new=max_len - num_prompt,
-                needed=-(-(max_len - 1) // self.config.block_size),
+                needed=-(-(max_len - (max_tokens != 0)) // self.config.block_size),
                 num_blocks=self.num_blocks,
                 block_size=self.config.block_size,
             )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import RequestError
+
+if TYPE_CHECKING:
+    from bobot.engine.constraint import Constraint
+    from bobot.engine.prompt_rows import PromptReader
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -24,7 +28,7 @@ class TokenOutput:
     index: int
     """Which of the request's n sequences."""
     token_id: int | None
-    """None only when finish_reason is "error"."""
+    """None when finish_reason is "error", and when the request only reads its prompt."""
     logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...] | None
     """The most likely ids with their log-probabilities, best first."""
@@ -45,6 +49,8 @@ class Request:
         params: SamplingParams,
         seed: int,
         max_len: int,
+        constraint: Constraint | None = None,
+        prompt_reader: PromptReader | None = None,
     ) -> None:
         self.request_id = request_id
         self.prompt_ids = prompt_ids
@@ -53,6 +59,15 @@ class Request:
         self.max_len = max_len
         """Tokens, prompt included, at which a sequence ends with "length"."""
         self.sequences = [Sequence(self, index) for index in range(params.n)]
+        if constraint is not None:
+            for sequence in self.sequences:
+                sequence.constraint = constraint.fork()
+        self.sequences[0].prompt_reader = prompt_reader
+
+    @property
+    def only_reads(self) -> bool:
+        """No token is chosen: the end of the prompt is the end."""
+        return self.max_len == len(self.prompt_ids)
 
     @property
     def is_finished(self) -> bool:
@@ -76,6 +91,8 @@ class Sequence:
         """Set when the sequence first gets its blocks; not changed by preemption."""
         self.block_table: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.constraint: Constraint | None = None
+        self.prompt_reader: PromptReader | None = None
         self._block_hashes: list[bytes] = []
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bobot.engine.batch import build_batch
 from bobot.engine.fused import fused_decoder
 from bobot.engine.kv_cache import KVCache
+from bobot.engine.prompt_rows import push_rows, wanted_rows
 from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionContext, AttentionSpec
 
@@ -42,10 +43,13 @@ class Runner:
         If the model raises, nothing is committed: the same chunks can run again.
         """
         num_rows = sum(chunk.num_rows for chunk in chunks)
-        if self.fused is not None and num_rows <= self.fused.max_tokens:
+        has_readers = any(map(wanted_rows, chunks))
+        if self.fused is not None and num_rows <= self.fused.max_tokens and not has_readers:
             return self.fused.run(chunks)
         batch = build_batch(chunks, self.cache)
         hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
+        if has_readers:
+            push_rows(chunks, hidden_TD, self.model.logits)
         if not batch.caught_up:
             return hidden_TD[:0], []
         return self.model.logits(hidden_TD[batch.rows_R]), batch.caught_up

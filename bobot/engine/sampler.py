@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bobot.engine.constraint import Masks
 from bobot.engine.request import Chunk, Sequence
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import RequestError
-from bobot.ops.sampling import best_ids, penalize, sample
+from bobot.ops.sampling import NEVER, best_ids, penalize, sample
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Choice:
     error: RequestError | None = None
 
 
-def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
+def choose(
+    logits_RV: Tensor, chunks: Rows[Chunk], masks: Masks | None = None
+) -> list[list[Choice]]:
     """The next tokens of each chunk's sequence: one, and one more for each draft that was right.
 
     The rows of a chunk stand one behind the other: the first decides the token behind the last
@@ -38,6 +41,8 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
     logits give the same token in any batch. What can still differ between batches is the logits
     themselves, by the rounding of the matrix products (about 1e-6 in float32, 1e-2 in bfloat16); a
     token changes only where two candidates are closer than that.
+
+    Tokens that a mask rules out have no chance; they count in the log-probabilities.
     """
     if not chunks:
         return []
@@ -46,10 +51,16 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
     row = 0
     for chunk in chunks:
         choices.append([])
+        allowed_RV = _joined(masks, chunk)
+        if isinstance(allowed_RV, RequestError):
+            choices[-1].append(Choice(None, error=allowed_RV))
+            row += 1 + len(chunk.draft_ids)
+            continue
         for num_right, draft_id in enumerate((*chunk.draft_ids, None)):
             drafts = chunk.draft_ids[:num_right]
             at = row + num_right
-            choice = _choose_one(logits_RV[at], best[at], chunk.sequence, drafts)
+            allowed_V = allowed_RV[num_right] if allowed_RV else None
+            choice = _choose_one(logits_RV[at], best[at], chunk.sequence, drafts, allowed_V)
             choices[-1].append(choice)
             if choice.token_id != draft_id:
                 break
@@ -57,22 +68,41 @@ def choose(logits_RV: Tensor, chunks: Rows[Chunk]) -> list[list[Choice]]:
     return choices
 
 
+def _joined(masks: Masks | None, chunk: Chunk) -> list[Tensor] | RequestError:
+    """The masks of the chunk's rows, none where it is not constrained."""
+    if not masks or chunk not in masks:
+        return []
+    try:
+        return masks[chunk].result()
+    except RequestError as error:
+        return error
+
+
 def _choose_one(
-    logits_V: Tensor, best: int | None, sequence: Sequence, drafts: tuple[int, ...]
+    logits_V: Tensor,
+    best: int | None,
+    sequence: Sequence,
+    drafts: tuple[int, ...],
+    allowed_V: Tensor | None,
 ) -> Choice:
     """The token behind those of the sequence and the `drafts` that were right."""
     if best is None:
         return Choice(None, error=_not_finite(logits_V, sequence.num_tokens + len(drafts)))
     params = sequence.request.params
-    if params.is_greedy and not params.changes_logits:
+    is_best = params.is_greedy and not params.changes_logits
+    if is_best and (allowed_V is None or allowed_V[best]):
         token_id = best
     else:
-        token_id = _sample(logits_V, sequence, drafts, params)
+        token_id = _sample(logits_V, sequence, drafts, params, allowed_V)
     return _with_logprobs(logits_V, token_id, params.logprobs)
 
 
 def _sample(
-    logits_V: Tensor, sequence: Sequence, drafts: tuple[int, ...], params: SamplingParams
+    logits_V: Tensor,
+    sequence: Sequence,
+    drafts: tuple[int, ...],
+    params: SamplingParams,
+    allowed_V: Tensor | None,
 ) -> int:
     if params.changes_logits:
         logits_V = penalize(
@@ -84,6 +114,8 @@ def _sample(
             frequency_penalty=params.frequency_penalty,
             logit_bias=params.logit_bias,
         )
+    if allowed_V is not None:
+        logits_V = logits_V.masked_fill(~allowed_V.to(logits_V.device), NEVER)
     if params.is_greedy:
         return int(logits_V.argmax())
     return sample(

@@ -112,11 +112,16 @@ class Scheduler:
         return self._grow(sequence)
 
     def _prefix_hashes(self, sequence: Sequence) -> list[bytes]:
-        """Full blocks before the last token, which is always computed: its logits are needed."""
+        """Full blocks before the last token, which is always computed: its logits are needed; so
+        are those of the tokens that the reader of the prompt still wants.
+        """
         if not self.config.enable_prefix_caching:
             return []
+        num_tokens, reader = sequence.num_tokens - 1, sequence.prompt_reader
+        if reader is not None and reader.next_row < reader.end_row:
+            num_tokens = min(num_tokens, reader.next_row)
         size = self.config.block_size
-        return sequence.block_hashes((sequence.num_tokens - 1) // size, size)
+        return sequence.block_hashes(num_tokens // size, size)
 
     def _grow(self, sequence: Sequence) -> bool:
         """Blocks for all present tokens; False, and nothing changed, if the pool has too few."""

@@ -119,7 +119,12 @@ class Speculation:
             self.drafter.forget(sequence)
         if not 0 < len(chunks) <= MAX_SEQUENCES:
             return chunks
-        drafts = self.drafter.draft(self._limits(chunks))
+        limits = self._limits(chunks)
+        drafts = dict(self.drafter.draft(limits))
+        for sequence, limit in limits.items():
+            if sequence.constraint is not None:
+                draft = drafts.get(sequence, ())
+                drafts[sequence] = sequence.constraint.drafts(draft, limit)
         return [replace(chunk, draft_ids=drafts.get(chunk.sequence, ())) for chunk in chunks]
 
     def learn(self, chunk: Chunk) -> None:

@@ -177,7 +177,7 @@ class MistralGrammar(TextGrammar):
         self._place = "text"
         self._name: list[str] = []
         self._id: list[str] = []
-        self._calls = _JsonCalls(writer)
+        self._calls = JsonCalls(writer)
 
     def text(self, text: str) -> None:
         if self._place == "calls" and (text := text if self._name else text.lstrip()):
@@ -238,7 +238,7 @@ class MistralGrammar(TextGrammar):
             self._open()
         if self._place == "json":
             self._calls.end()
-        self._calls = _JsonCalls(self.writer)
+        self._calls = JsonCalls(self.writer)
         self.writer.close()
 
 
@@ -256,7 +256,7 @@ class LlamaGrammar(TextGrammar):
             self.markers = (*self.markers, *self._TAGS)
         self._place = "start" if has_tools else "text"
         self._held: list[str] = []
-        self._calls = _JsonCalls(writer, is_sure=False)
+        self._calls = JsonCalls(writer, is_sure=False)
 
     def text(self, text: str) -> None:
         if self._place in ("start", "json"):
@@ -337,7 +337,7 @@ class LlamaGrammar(TextGrammar):
 
     def _python(self, text: str) -> None:
         """What follows <|python_tag|>: JSON calls, a call of a built-in tool, or code."""
-        calls = _JsonCalls(self.writer)
+        calls = JsonCalls(self.writer)
         builtin = _PYTHON_CALL.fullmatch(text) if len(text) <= _MAX_PYTHON_CALL else None
         if text.lstrip().startswith("{"):
             calls.push(text.lstrip())
@@ -349,7 +349,7 @@ class LlamaGrammar(TextGrammar):
             self.writer.call("python", json.dumps({"code": text}, ensure_ascii=False))
 
 
-class _JsonCalls:
+class JsonCalls:
     """Calls written as JSON objects, alone, in a list, or one after the other.
 
     is_sure: they can be nothing else, so that an object of another form is a malformed call.

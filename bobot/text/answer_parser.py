@@ -12,7 +12,9 @@ never off a model's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from bobot.text.answer_grammars import (
     Grammar,
@@ -23,6 +25,7 @@ from bobot.text.answer_grammars import (
     Reasoning,
     TextGrammar,
 )
+from bobot.text.called_tags import CALL_BEGIN, TagGrammar
 from bobot.text.harmony import HarmonyFormat
 from bobot.text.harmony_parser import HarmonyGrammar
 from bobot.text.markers import Bit, Marker, MarkerCutter
@@ -32,6 +35,24 @@ from bobot.text.tokenizer import Tokenizer
 _THINKING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 _SLICE = 4096  # characters taken at once: grammars copy what is left of a bit
 _TAIL = 16  # ids at the end of a prompt in which it may open the reasoning
+
+
+Family = Literal["harmony", "kimi", "mistral", "llama", "tags", "text"]
+_GRAMMARS: dict[Family, Callable[..., Grammar]] = {
+    "kimi": KimiGrammar,
+    "mistral": MistralGrammar,
+    "tags": TagGrammar,
+    "text": TextGrammar,
+}
+
+
+@dataclass(frozen=True)
+class AnswerStyle:
+    """How answers to one prompt are written."""
+
+    family: Family
+    reasoning: Reasoning | None = None
+    """None in harmony, whose channels set reasoning off."""
 
 
 class AnswerParser:
@@ -75,32 +96,59 @@ def answer_parser(
     tools: Sequence | None = None,
     prompt_ids: Sequence[int] = (),
     new_call_id: Callable[[], str] = random_call_id,
+    style: AnswerStyle | None = None,
 ) -> AnswerParser:
-    """The parser for answers to this prompt. new_call_id names calls that the model does not."""
+    """The parser for answers to this prompt, or of this style. new_call_id names calls that the
+    model does not."""
+    style = style or answer_style(tokenizer, tools=tools, prompt_ids=prompt_ids)
+    if style.family == "harmony":
+        return AnswerParser(tokenizer, HarmonyGrammar, new_call_id)
+    if style.family == "llama":
+        grammar = partial(LlamaGrammar, has_tools=bool(tools))
+    else:
+        grammar = _GRAMMARS[style.family]
+    return AnswerParser(tokenizer, partial(grammar, reasoning=style.reasoning), new_call_id)
+
+
+def answer_style(
+    tokenizer: Tokenizer,
+    *,
+    tools: Sequence | None = None,
+    prompt_ids: Sequence[int] = (),
+    has_told_tools: bool = False,
+) -> AnswerStyle:
+    """How answers to this prompt are written.
+
+    Where a chat template has no form for calls they stand in tags; so they do where the tools
+    were told in the conversation, for a template that knows none (called_tags.py).
+    """
     template = tokenizer.chat_template or ""
     if template == HarmonyFormat.source:
-        return AnswerParser(tokenizer, HarmonyGrammar, new_call_id)
+        return AnswerStyle("harmony")
 
     def writes(marker: str) -> bool:
         return marker in tokenizer.special_tokens or marker in template
 
-    if writes("<|tool_calls_section_begin|>"):
-        kind: Callable[..., Grammar] = KimiGrammar
+    family: Family = "text"
+    if has_told_tools:
+        family = "tags"
+    elif writes("<|tool_calls_section_begin|>"):
+        family = "kimi"
     elif writes("[TOOL_CALLS]"):
-        kind = MistralGrammar
+        family = "mistral"
     elif writes("<|python_tag|>"):
-        kind = partial(LlamaGrammar, has_tools=bool(tools))
-    else:
-        kind = TextGrammar
+        family = "llama"
+    elif tools or writes(CALL_BEGIN):
+        family = "tags"
     pair = next((pair for pair in _THINKING if any(map(writes, pair))), None)
     reasoning = None
     if pair is not None:
         reasoning = Reasoning(
             *pair,
             is_open=_ends_with(tokenizer, prompt_ids[-_TAIL:], pair[0]),
-            keeps_newlines=kind is KimiGrammar,
+            keeps_newlines=family == "kimi",
         )
-    return AnswerParser(tokenizer, partial(kind, reasoning=reasoning), new_call_id)
+    return AnswerStyle(family, reasoning)
 
 
 def _ends_with(tokenizer: Tokenizer, ids: Sequence[int], marker: str) -> bool:

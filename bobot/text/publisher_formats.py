@@ -26,7 +26,7 @@ class PublisherFormat:
         self.takes_argument_text = True
 
     def takes(self, variable: str) -> bool:
-        return variable == "tools"  # or refuses them itself
+        return variable == "tools" and self.kind in ("mistral_v3", "mistral_tekken")
 
     def render(self, messages: list, tools: list | None, **variables: Any) -> str:
         """The prompt; TemplateError where the publisher's code refuses the conversation."""

@@ -122,16 +122,24 @@ class Tokenizer:
         messages: Sequence[Message],
         tools: Sequence[Mapping] | None = None,
         add_generation_prompt: bool = True,
+        *,
+        continues_last: bool = False,
         **kwargs: Any,
     ) -> list[int]:
         """Ids of the rendered prompt: the template's own special tokens become ids, text inside
-        `messages` and `tools` that looks like one stays text (see lookalikes.Guard)."""
+        `messages` and `tools` that looks like one stays text (see lookalikes.Guard).
+
+        continues_last: the prompt ends with the content of the last message, for the model to go
+        on; TemplateError where the template does not show that content.
+        """
         try:
             guard = Guard(self.special_tokens, (messages, tools))
             shown = guard.protect(messages), guard.protect(tools)
         except RecursionError as error:
             raise TemplateError("The conversation or its tools are nested too deeply.") from error
-        text = self.render(*shown, add_generation_prompt, **kwargs)
+        text = self.render(*shown, add_generation_prompt and not continues_last, **kwargs)
+        if continues_last:
+            text = _up_to_content(text, shown[0][-1])
         return self._encode_parts(text, guard.restore)
 
     def _encode_parts(self, text: str, restore: Callable[[str], str]) -> list[int]:
@@ -162,6 +170,18 @@ class Tokenizer:
                 position=error.start,
             ) from error
         return self.vocabulary.encode_plain(text, opens_prompt)
+
+
+def _up_to_content(text: str, message: Message) -> str:
+    """The rendered conversation up to the end of this message's content, which it shows last;
+    templates cut white space off around it."""
+    content = message.get("content")
+    content = content if isinstance(content, str) else ""
+    body = content.strip()
+    place = text.rfind(body)
+    if not body or place < 0:
+        raise TemplateError("The last message has no text in the prompt that could be continued.")
+    return text[: place + len(body)] + content[len(content.rstrip()) :]
 
 
 def replace_each_byte(text: str) -> str:

@@ -23,6 +23,7 @@ class ScriptedEngine:
     """Gives the tokens of `answer` to every request, then the stop token or its last token."""
 
     max_model_len = 4096
+    vocab_size = 1 << 20
 
     def __init__(self, answer: Sequence[int], eos_ids: frozenset[int]) -> None:
         self.answer = list(answer)
@@ -33,7 +34,18 @@ class ScriptedEngine:
     def check_prompt(self, ids: list[int]) -> None:
         pass
 
-    def add(self, ids: list[int], params: Any) -> int:
+    def check(self, ids: list[int], params: Any) -> None:
+        pass
+
+    def running(self) -> set[int]:
+        return set(self.requests)
+
+    def is_unfinished(self, request_id: int) -> bool:
+        return bool(self.requests[request_id][0])
+
+    def add(
+        self, ids: list[int], params: Any, *, constraint: Any = None, prompt_reader: Any = None
+    ) -> int:
         number = len(self.prompts)
         self.prompts.append(list(ids))
         self.requests[number] = (list(self.answer[: params.max_tokens]), params, [])
@@ -45,6 +57,8 @@ class ScriptedEngine:
     def step(self) -> list[TokenOutput]:
         outputs = []
         for number, (left, params, _) in self.requests.items():
+            if not left:
+                continue
             token_id = left.pop(0)
             is_end = token_id in self.eos_ids
             reason = "stop" if is_end else "length" if not left else None
