@@ -1,4 +1,4 @@
-"""Anthropic's messages API. Source: its API reference, version header 2023-06-01.
+"""Anthropic's messages API. Source: its API reference and its guide to version 2026-10-21.
 
 `input_tokens` leaves out what was read from or written to the cache; Usage counts everything.
 """
@@ -13,7 +13,9 @@ from bobot.chat.protocol import ChatRequest, Event, ParameterError, Usage
 from bobot.gateway.hosts import Host
 from bobot.gateway.wire import AnswerReader, Call, Reason, asked, check_chat, renamed, unsupported
 
-VERSION = "2023-06-01"
+VERSION = "2026-10-21"
+VERSION_WITH_SAMPLING = "2023-06-01"
+"""The last one that knows temperature, top_p and top_k; sent where one of them is asked for."""
 MAX_OUTPUT = 8192
 """Tokens asked for where neither the user nor hosts.toml says how many: the API wants a number."""
 _NAMES = {name: name for name in ("max_tokens", "temperature", "top_p", "top_k")}
@@ -32,11 +34,12 @@ def chat_call(host: Host, model: str, request: ChatRequest) -> Call:
     if request.format.kind == "json_object":
         raise unsupported("response_format", host)
     system, messages = _conversation(request.messages, host)
+    sampling = renamed(asked(request.sampling), _NAMES, host)
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": host.facts(model).max_output or MAX_OUTPUT,
         "messages": messages,
-        **renamed(asked(request.sampling), _NAMES, host),
+        **sampling,
     }
     if host.streams:
         body["stream"] = True
@@ -55,7 +58,8 @@ def chat_call(host: Host, model: str, request: ChatRequest) -> Call:
         output["format"] = {"type": "json_schema", "schema": request.format.schema}
     if output:
         body["output_config"] = output
-    return Call("/v1/messages", body, "x-api-key", "", {"anthropic-version": VERSION})
+    version = VERSION_WITH_SAMPLING if set(sampling) - {"max_tokens"} else VERSION
+    return Call("/v1/messages", body, "x-api-key", "", {"anthropic-version": version})
 
 
 def _conversation(

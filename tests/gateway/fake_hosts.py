@@ -1,5 +1,5 @@
-"""A host of models on this machine's loopback that speaks one of the four wire formats, written from
-the hosts' public API references, with faults on demand.
+"""A host of models on this machine's loopback that speaks one of the four wire formats, written
+from the hosts' public API references, with faults on demand.
 
     with running_host("anthropic", [("text", "halo")]) as host:
         host.faults = [Refuse(529, {...}), Cut(after=2)]     # for its next answers
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 KEY = "sk-test-0123456789abcdef"
@@ -229,7 +229,7 @@ def _embeddings(body: Any) -> dict[str, Any]:
 class OpenAI:
     """chat/completions and completions."""
 
-    known = {
+    known: ClassVar[set[str]] = {
         *("model", "messages", "prompt", "suffix", "stream", "stream_options", "temperature"),
         *("top_p", "presence_penalty", "frequency_penalty", "seed", "n", "logit_bias", "logprobs"),
         *("top_logprobs", "max_tokens", "max_completion_tokens", "stop", "tools", "tool_choice"),
@@ -347,7 +347,7 @@ def _logprobs(text: str, num_top: int) -> dict[str, Any]:
 
 
 class Responses:
-    known = {
+    known: ClassVar[set[str]] = {
         *("model", "input", "store", "stream", "max_output_tokens", "temperature", "top_p"),
         *("tools", "parallel_tool_calls", "tool_choice", "reasoning", "text"),
     }
@@ -450,17 +450,19 @@ class Responses:
 
 
 class Anthropic:
-    known = {
+    known: ClassVar[set[str]] = {
         *("model", "messages", "max_tokens", "system", "stop_sequences", "stream", "temperature"),
         *("top_k", "top_p", "tools", "tool_choice", "thinking", "output_config", "metadata"),
     }
 
     @classmethod
     def problem(cls, path: str, headers: Any, body: Any) -> tuple[int, str, str] | None:
-        if headers.get("x-api-key") != KEY:
+        if KEY not in (headers.get("x-api-key"), headers.get("authorization", "")[7:]):
             return 401, "authentication_error", "invalid x-api-key"
         if "anthropic-version" not in headers:
             return 400, "invalid_request_error", "anthropic-version: header is required"
+        if headers["anthropic-version"] == "2026-10-21" and {"temperature", "top_k"} & set(body):
+            return 400, "invalid_request_error", "temperature, top_k: not in this version"
         if body["model"] == "no-such-model":
             return 404, "not_found_error", "model: no-such-model"
         if not isinstance(body.get("max_tokens"), int):
@@ -557,7 +559,13 @@ class Anthropic:
 
 
 class Gemini:
-    known = {"contents", "generationConfig", "systemInstruction", "tools", "toolConfig"}
+    known: ClassVar[set[str]] = {
+        "contents",
+        "generationConfig",
+        "systemInstruction",
+        "tools",
+        "toolConfig",
+    }
 
     @classmethod
     def problem(cls, path: str, headers: Any, body: Any) -> tuple[int, str, str] | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
+from fake_hosts import KEY, FakeHost
+
 from bobot.chat.protocol import ChatRequest, Delta, Event, Finished, Started, Usage
 from bobot.gateway.hosted import HostedModel
 from bobot.gateway.hosts import Host
 from bobot.text.parts import Part, parts_of
-from fake_hosts import KEY, FakeHost
 
 ENVIRON = {"TEST_KEY": KEY}
 QUESTION = ({"role": "user", "content": "halo"},)
@@ -50,9 +51,7 @@ class Told(NamedTuple):
 
 def host_of(fake: FakeHost, **options: Any) -> Host:
     name = options.pop("name", "test")
-    return Host(
-        name=name, wire=fake.wire, base_url=fake.base_url, key_env="TEST_KEY", **options
-    )
+    return Host(name=name, wire=fake.wire, base_url=fake.base_url, key_env="TEST_KEY", **options)
 
 
 class Waits(list[float]):

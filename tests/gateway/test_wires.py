@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from fake_hosts import WIRES, Part, running_host
+from fake_hosts import WIRES, Hold, Part, running_host
 from talking import ENVIRON, QUESTION, Told, ask, host_of
 
 from bobot.chat.protocol import (
@@ -21,6 +21,7 @@ from bobot.chat.protocol import (
 )
 from bobot.gateway.hosted import HostedModel
 from bobot.gateway.hosts import LongPrices, ModelFacts
+from bobot.gateway.openai_chat import Reader
 
 ALL = tuple(WIRES)
 ANSWER: list[Part] = [
@@ -182,8 +183,11 @@ def test_sampling_takes_the_names_of_each_host() -> None:
     renamed = {"max_tokens_name": "max_completion_tokens"}
     assert sent("openai", sampling=SAMPLING, host=renamed).body["max_completion_tokens"] == 50
     assert sent("openai-responses", sampling=SAMPLING).body["max_output_tokens"] == 50
-    anthropic = sent("anthropic", sampling={**SAMPLING, "top_k": 5}).body
-    assert (anthropic["max_tokens"], anthropic["top_k"]) == (50, 5)
+    old = sent("anthropic", sampling={**SAMPLING, "top_k": 5})
+    assert (old.body["max_tokens"], old.body["top_k"]) == (50, 5)
+    assert old.headers["anthropic-version"] == "2023-06-01"
+    plain = sent("anthropic", sampling={"max_tokens": 50})
+    assert plain.headers["anthropic-version"] == "2026-10-21"
     config = sent("gemini", sampling={**SAMPLING, "top_k": 5, "seed": 3}).body["generationConfig"]
     assert (config["maxOutputTokens"], config["topP"], config["topK"]) == (50, 0.9, 5)
 
@@ -276,8 +280,6 @@ def test_several_answers_and_log_probabilities() -> None:
 
 
 def test_reasoning_that_is_counted_beside_the_completion_is_added() -> None:
-    from bobot.gateway.openai_chat import Reader
-
     with running_host("openai", [("text", "x")]) as fake:
         reader = Reader(host_of(fake))
     details = {"completion_tokens_details": {"reasoning_tokens": 50}}
@@ -342,8 +344,6 @@ def test_leaving_an_answer_hangs_up() -> None:
         await asyncio.to_thread(fake.gone.wait, 10)
 
     with running_host("openai", [("text", "abcdefghij" * 5)]) as fake:
-        from fake_hosts import Hold
-
         fake.faults = [Hold(after=3)]
 
         async def run() -> None:
