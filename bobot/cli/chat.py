@@ -8,6 +8,7 @@ import argparse
 import functools
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from bobot.cli.arguments import (
     add_activations,
@@ -19,8 +20,12 @@ from bobot.cli.arguments import (
 )
 from bobot.cli.loading import importing, load_model, read_ahead
 from bobot.cli.screen import PlainScreen
+from bobot.errors import StorageError
 from bobot.messages import tr
 from bobot.paths import user_paths
+
+if TYPE_CHECKING:
+    from bobot.chat.archive import Archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     read_ahead(args.model)
     with importing():
-        from bobot.chat.archive import Archive
         from bobot.chat.session import Session
         from bobot.cli.chat_loop import Chat
 
@@ -66,13 +70,27 @@ def run(args: argparse.Namespace) -> int:
         session.set_reasoning_effort(args.reasoning_effort, model)
     is_full = _is_full_terminal()
     keeps = not args.private and (is_full or (sys.stdin is not None and sys.stdin.isatty()))
-    chat = Chat(model, session, Archive(user_paths().chats) if keeps else None, load)
+    chat = Chat(model, session, _archive() if keeps else None, load)
     if is_full:
         from bobot.cli.terminal import Terminal
 
         history = None if args.private else user_paths().history
         return chat.run(Terminal(history, chat.commands.candidates))
     return chat.run(PlainScreen())
+
+
+def _archive() -> Archive | None:
+    """The saved conversations; a store that can't be opened is told and ends no chat."""
+    from bobot.chat.archive import Archive
+    from bobot.chat.store import Store
+
+    paths = user_paths()
+    try:
+        return Archive(Store(paths.store), paths.chats)
+    except StorageError as error:
+        PlainScreen().complain(error.render(tr.translate))
+        print(tr("From here on this conversation is not saved."), file=sys.stderr)
+        return None
 
 
 def _is_full_terminal() -> bool:

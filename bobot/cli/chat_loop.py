@@ -11,6 +11,7 @@ from bobot.chat.archive import Archive
 from bobot.chat.persona import DEFAULT
 from bobot.chat.session import Session, has_template, takes_effort
 from bobot.cli.chat_commands import Commands, parse
+from bobot.cli.keeping import Keeping
 from bobot.cli.run import stats_line
 from bobot.cli.screen import PROMPT, Screen
 from bobot.cli.stopping import Stopping
@@ -83,13 +84,13 @@ class Chat:
         if self._is_full():
             return
         stopping = Stopping()
+        keeping = Keeping(self)
         try:
-            with stopping:
-                deltas = self.session.reply(self.model, tr.language)
+            with stopping, keeping:
+                deltas = keeping.kept(self.session.reply(self.model, tr.language))
                 self.screen.answer(stopping.until_stopped(deltas))
         except KeyboardInterrupt:  # the second one: the first piece is still being computed
             pass
-        self.autosave()
         self._tell_the_end(stopping.is_stopped)
         if stopping.is_stopped and not self.screen.is_interactive:
             raise KeyboardInterrupt
@@ -210,6 +211,9 @@ class Chat:
         try:
             self.archive.save(self.session, model=self.model.name)
         except StorageError as error:
-            self.archive = None
-            self.screen.complain(error.render(tr.translate))
-            self.say(tr("From here on this conversation is not saved."))
+            self.stop_saving(error)
+
+    def stop_saving(self, error: StorageError) -> None:
+        self.archive = None
+        self.screen.complain(error.render(tr.translate))
+        self.say(tr("From here on this conversation is not saved."))
