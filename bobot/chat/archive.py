@@ -88,6 +88,7 @@ class Archive:
             )
         session = Session()
         session.name = name
+        session.is_private = found.is_private
         try:
             _take_settings(session, found)
         except (KeyError, TypeError, AttributeError, BobotError) as error:
@@ -213,7 +214,7 @@ def _fields(session: Session) -> dict[str, Any]:
     """The columns of Conversation that a session decides."""
     values = session.as_dict()
     own = {name: values[name] for name in ("persona", "system", "settings")}
-    return {**own, "updated": time.time()}
+    return {**own, "updated": time.time(), "is_private": session.is_private}
 
 
 def _extra(session: Session) -> dict[str, Any]:

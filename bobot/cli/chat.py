@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  bobot chat\n"
         "  bobot chat ./Llama-3.1-8B-Instruct --persona rebel\n"
+        "  bobot chat openai:gpt-4o                            (needs OPENAI_API_KEY)\n"
         "  printf 'Hello!\\nAnd in Indonesian?\\n' | bobot chat"
     )
     add_model(parser)
@@ -48,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speculation(parser)
     add_activations(parser)
     parser.add_argument(
-        "--private", action="store_true", help=tr("keep nothing: no history, no saved conversation")
+        "--private",
+        action="store_true",
+        help=tr("keep nothing: no history, no saved conversation; no hosted model"),
     )
 
 
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     session.own_system = args.system
     for name, value in sampling_of(args).items():
         session.set(name, str(value))
+    session.is_private = args.private
     load = functools.partial(load_model, speculation=args.speculation, activations=args.activations)
     model = load(args.model, draft=args.draft)
     if args.reasoning_effort is not None:

@@ -44,7 +44,7 @@ class Keeping:
             deltas.close()
 
     def _push(self, delta: PartDelta) -> None:
-        if self._writer is None or delta.kind == "tool_call":
+        if self._writer is None or delta.kind == "tool_call" or not delta.text:
             return
         try:
             self._writer.push(**{delta.kind: delta.text})

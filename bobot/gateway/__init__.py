@@ -11,10 +11,11 @@ import os
 from collections.abc import Mapping
 
 from bobot.errors import NotFoundError
+from bobot.gateway.blocking import BlockingModel
 from bobot.gateway.hosted import HostedModel
 from bobot.gateway.hosts import load_hosts
 
-__all__ = ["HostedModel", "is_hosted", "model_names", "open_model"]
+__all__ = ["BlockingModel", "HostedModel", "is_hosted", "model_names", "open_model"]
 
 
 def is_hosted(name: str, environ: Mapping[str, str] | None = None) -> bool:

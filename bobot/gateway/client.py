@@ -51,16 +51,24 @@ class Client:
         self.key = _key(host, environ)
         self._secrets = [self.key] if self.key else []
         self._sleep = sleep
-        headers = {"User-Agent": "bobot", "Accept-Encoding": "identity"}
+        self._base_url = base_url(host, environ)
+        self._headers = {"User-Agent": "bobot", "Accept-Encoding": "identity"}
         for header, variable in host.headers_env.items():
             if environ.get(variable):
-                headers[header] = _printable(environ[variable], variable)
+                self._headers[header] = _printable(environ[variable], variable)
+        self._open: httpx2.AsyncClient | None = None
+
+    def _http(self) -> httpx2.AsyncClient:
+        """The connections, opened by the first call after close()."""
+        if self._open is not None:
+            return self._open
         try:
-            self._http = httpx2.AsyncClient(
-                base_url=base_url(host, environ),
-                timeout=httpx2.Timeout(host.idle_timeout_s, connect=CONNECT_TIMEOUT_S),
-                headers=headers,
+            self._open = httpx2.AsyncClient(
+                base_url=self._base_url,
+                timeout=httpx2.Timeout(self.host.idle_timeout_s, connect=CONNECT_TIMEOUT_S),
+                headers=self._headers,
             )
+            return self._open
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             raise UsageError(
                 "the proxy in the environment can't be used: {reason}",
@@ -69,7 +77,10 @@ class Client:
             ) from error
 
     async def close(self) -> None:
-        await self._http.aclose()
+        """Hangs up; a later call opens new connections, in another event loop if need be."""
+        if self._open is not None:
+            opened, self._open = self._open, None
+            await opened.aclose()
 
     async def answer(self, call: Call, model: str) -> AsyncGenerator[dict[str, Any], None]:
         """The JSON objects of the answer: those of a stream, or the one of a whole answer.
@@ -103,7 +114,7 @@ class Client:
             )
             headers["Content-Type"] = "application/json"
             async with (
-                self._http.stream(
+                self._http().stream(
                     "POST", call.path.lstrip("/"), content=content, headers=headers
                 ) as response,
                 aclosing(self._objects(response, model)) as objects,
