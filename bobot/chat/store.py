@@ -33,7 +33,8 @@ from bobot.chat.store_rows import (
     storable,
     stored_message,
 )
-from bobot.chat.store_schema import LADDER, open_database, translated
+from bobot.chat.store_schema import LADDER
+from bobot.database import open_database, translated
 from bobot.errors import NotFoundError
 
 
@@ -43,7 +44,6 @@ class Store:
     def __init__(self, path: Path, ladder: Sequence[str] = LADDER) -> None:
         self.path = path
         self._connection = open_database(path, ladder)
-        self._connection.row_factory = sqlite3.Row
         self._lock = threading.RLock()
         self._depth = 0
 

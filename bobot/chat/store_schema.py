@@ -1,22 +1,8 @@
-"""The tables of the conversation store, and the ladder that brings an older file up to them.
-
-Each rung is one transaction that ends with PRAGMA user_version; before it a copy of the file is
-put beside it. One process climbs at a time, under a file lock. A kill -9 leaves the file on the
-rung before or the one after, never between.
+"""The tables of the conversation store, one step for each version of the file; a step that was
+released is never changed again.
 """
 
 from __future__ import annotations
-
-import contextlib
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-from filelock import FileLock
-
-from bobot.errors import StorageError
-from bobot.paths import make_private_folder, storage_error, sync
 
 LADDER: tuple[str, ...] = (
     """
@@ -77,78 +63,3 @@ CREATE TABLE votes (
 );
 """,
 )
-BUSY_TIMEOUT_MS = 10_000
-
-
-def open_database(path: Path, ladder: Sequence[str] = LADDER) -> sqlite3.Connection:
-    """A connection to the file, made if there is none, on the last rung. Raises StorageError."""
-    make_private_folder(path.parent)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        with FileLock(f"{path}.lock"):
-            return _climbed(path, ladder)
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
-def _climbed(path: Path, ladder: Sequence[str]) -> sqlite3.Connection:
-    with translated(path):
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            [rung] = connection.execute("PRAGMA user_version").fetchone()
-            if rung > len(ladder):
-                raise StorageError(
-                    "{file} was made by a newer bobot (form {found}; this one knows {known}).",
-                    hint="Update bobot; nothing was changed.",
-                    file=path,
-                    found=rung,
-                    known=len(ladder),
-                )
-            for number in range(rung, len(ladder)):
-                if number:
-                    _copy(connection, path.with_name(f"{path.name}.form-{number}"))
-                script = f"BEGIN EXCLUSIVE; {ladder[number]}; PRAGMA user_version = {number + 1};"
-                connection.executescript(f"{script} COMMIT;")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-def _copy(connection: sqlite3.Connection, path: Path) -> None:
-    """A whole copy of the file, or none."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL, 0o600))
-    with contextlib.closing(sqlite3.connect(partial)) as copy:
-        copy.execute("PRAGMA journal_mode = OFF")  # what is not whole is made again
-        connection.backup(copy)
-    sync(partial)
-    os.replace(partial, path)
-    sync(path.parent)
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as StorageError."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if "is full" in str(error):
-            raise StorageError(
-                "{path}: the disk is full, nothing was written.",
-                hint="Free some space and try again.",
-                path=path,
-            ) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise StorageError("{path}: can't write: {reason}.", path=path, reason=error) from error
-        raise StorageError(
-            "{file} is damaged: {reason}.",
-            hint="Nothing was changed; copies from before an update lie beside it.",
-            file=path,
-            reason=error,
-        ) from error

@@ -1,7 +1,8 @@
 """What hosted models cost today: one small SQLite file, shared by every bobot of a user.
 
 An answer is counted when it has ended; requests that run at the same time can pass a budget
-together by what they cost.
+together by what they cost. One that was left before its end counts its seconds but no dollars:
+its host does not say what it charged.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bobot.chat.store_schema import open_database, translated
+from bobot.database import open_database, translated
 
 _LADDER = (
     """

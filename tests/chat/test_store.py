@@ -271,7 +271,7 @@ def test_older_file_climbs_after_a_copy_and_keeps_everything(store: Store) -> No
     newer = sqlite3.connect(Store(store.path, (*LADDER, SECOND)).path)
     assert newer.execute("PRAGMA user_version").fetchone() == (2,)
     assert newer.execute("SELECT title, folder FROM conversations").fetchall() == [("old", None)]
-    copy = Store(store.path.with_name("chats.db.form-1"))
+    copy = Store(store.path.with_name("chats.db.version1"))
     assert copy.message(message).content == "halo"
     assert copy.path.stat().st_mode & 0o777 == 0o600
 
@@ -291,7 +291,7 @@ def test_file_of_a_newer_bobot_is_left_alone(store: Store) -> None:
     store.close()
     Store(store.path, (*LADDER, SECOND)).close()
     before = store.path.read_bytes()
-    with pytest.raises(StorageError, match="made by a newer bobot"):
+    with pytest.raises(StorageError, match="written by a newer bobot"):
         Store(store.path)
     assert store.path.read_bytes() == before
 
@@ -300,7 +300,7 @@ def test_file_of_a_newer_bobot_is_left_alone(store: Store) -> None:
 def test_damaged_file_is_one_clear_error_and_stays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "chats.db"
     path.write_bytes(content)
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(StorageError, match="can't be opened as a database"):
         Store(path)
     assert path.read_bytes() == content
 
@@ -317,7 +317,7 @@ def test_full_disk_is_told_and_nothing_half_is_written(store: Store) -> None:
 
 def test_folder_that_can_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="can't write"):
+    with pytest.raises(StorageError, match="can't be opened"):
         Store(tmp_path / "file" / "chats.db")
 
 

@@ -88,7 +88,7 @@ def test_killed_while_climbing(tmp_path: Path, old_file: Path, seed: int) -> Non
     victim = start(path, "climb")
     time.sleep(random.Random(seed).uniform(0.0, 0.5))
     lines = killed_output(victim)
-    for copy in path.parent.glob("chats.db.form-*"):
+    for copy in path.parent.glob("chats.db.version*"):
         rung = int(copy.name[-1])
         # the copy from before a rung is a whole file of the form before
         saved = Store(copy, RUNGS[:rung])

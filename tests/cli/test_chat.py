@@ -297,7 +297,7 @@ def test_store_that_can_not_be_opened_is_told_and_the_chat_goes_on(
     (home / "xdg_data_home").write_text("")
     assert chat_command._archive() is None
     told = capsys.readouterr().err
-    assert "can't write" in told
+    assert "can't be opened as a database" in told
     assert "not saved" in told
 
 
