@@ -339,6 +339,7 @@ def test_no_log_holds_a_key_or_a_word_of_the_conversation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "bobot")
     with running_host("openai", TEXT) as fake:
         fake.faults = [BUSY["openai"]]
         ask(fake, [{"role": "user", "content": "secret-question"}])
