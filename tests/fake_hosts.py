@@ -93,6 +93,10 @@ class FakeHost:
         self.requests: list[Request] = []
         self.whole = False
         """Answers without a stream, whatever was asked."""
+        self.addresses: list[Any] = []
+        """Of the client, for each request: equal ones came over one connection."""
+        self.never_ends = False
+        """Streams stay open after their last event."""
         self.gone = threading.Event()
         """Set when a client has hung up in the middle of an answer."""
         host = self
@@ -142,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.host
         headers = {name.lower(): value for name, value in self.headers.items()}
         host.requests.append(Request(self.path, headers, body))
+        host.addresses.append(self.client_address)
         fault = host.faults.pop(0) if host.faults else None
         if isinstance(fault, Refuse):
             return self._json(fault.status, fault.body, fault.headers)
@@ -185,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
                 middle = len(event) // 2
                 self._chunk(event[:middle])
                 self._chunk(event[middle:])
+            while self.host.never_ends:
+                self._chunk(b": ping\n\n")
+                time.sleep(0.02)
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.host.gone.set()

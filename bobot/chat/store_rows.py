@@ -75,6 +75,11 @@ class Vote:
     model_b: str
     winner: Winner
 
+    @property
+    def outcome(self) -> tuple[str, str, float]:
+        """For elo.ratings; two bad answers are a tie."""
+        return self.model_a, self.model_b, {"a": 1.0, "b": 0.0}.get(self.winner, 0.5)
+
 
 def known_columns(fields: Mapping[str, Any]) -> list[str]:
     """The names, which go into the text of a query."""

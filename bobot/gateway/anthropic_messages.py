@@ -178,7 +178,7 @@ class Reader(AnswerReader):
         yield from self._end(message)
         self.is_complete = True
 
-    def _block(self, key: object, block: dict[str, Any]) -> Iterator[Event]:
+    def _block(self, key: Any, block: dict[str, Any]) -> Iterator[Event]:
         kind = block.get("type")
         if kind == "text":
             yield from self.text("text", block.get("text", ""))
@@ -191,7 +191,7 @@ class Reader(AnswerReader):
         elif kind != "redacted_thinking":
             raise self.wrong(f"content_block {str(kind)[:40]}")
 
-    def _delta(self, key: object, delta: dict[str, Any]) -> Iterator[Event]:
+    def _delta(self, key: Any, delta: dict[str, Any]) -> Iterator[Event]:
         kind = delta.get("type")
         if kind == "text_delta":
             yield from self.text("text", delta.get("text"))
@@ -204,10 +204,10 @@ class Reader(AnswerReader):
         reason = delta.get("stop_reason")
         if reason is None:
             return
-        if reason not in _FINISH:
-            raise self.unusual_end(reason)
         stop = delta.get("stop_sequence")
-        yield from self.finish(_FINISH[reason], stop=stop if isinstance(stop, str) else None)
+        yield from self.finish(
+            self.reason(_FINISH, reason), stop=stop if isinstance(stop, str) else None
+        )
 
     def _count(self, usage: dict[str, Any]) -> None:
         """Later numbers replace earlier ones: those of message_delta are totals."""

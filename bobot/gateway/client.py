@@ -6,6 +6,7 @@ A key goes to its host's address only: no redirect is followed, and no error or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -26,6 +27,7 @@ MAX_WAIT_S = 30.0
 """A host that asks to wait longer is not waited for: the user is told."""
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 64 << 10
+DRAIN_S = 0.25
 
 log = logging.getLogger("bobot.gateway")
 
@@ -145,6 +147,7 @@ class Client:
             async with aclosing(events(chunks)) as found:
                 async for data in found:
                     if data.strip() == b"[DONE]":
+                        await to_the_end(found)
                         return
                     yield self._object(data, model)
 
@@ -187,6 +190,16 @@ class Client:
 
     def _too_large(self) -> GatewayError:
         return GatewayError("{host} sends more than an answer can be.", host=self.host.name)
+
+
+async def to_the_end(rest: AsyncIterator[Any]) -> None:
+    """Reads what follows a whole answer, mostly nothing, so that the connection can be used again;
+    a host that does not end is left.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in rest:
+                pass
 
 
 def broken_off(host: Host) -> GatewayError:

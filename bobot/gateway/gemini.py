@@ -147,9 +147,7 @@ class Reader(AnswerReader):
                 yield from self._part(part)
             reason = candidate.get("finishReason")
             if reason is not None:
-                if reason not in _FINISH:
-                    raise self.unusual_end(reason)
-                yield from self.finish(_FINISH[reason])
+                yield from self.finish(self.reason(_FINISH, reason))
         if usage := self.table(data, "usageMetadata"):
             self.usage = self._usage(usage)
         if self.table(data, "promptFeedback").get("blockReason"):

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from bobot.chat.protocol import ChatRequest, Event, Started, TextRequest, Usage
 from bobot.gateway import anthropic_messages, gemini, openai_chat, openai_responses
-from bobot.gateway.client import Client, Sleep, broken_off
+from bobot.gateway.client import Client, Sleep, broken_off, to_the_end
 from bobot.gateway.hosts import Host
 from bobot.gateway.wire import AnswerReader, Call, unsupported
 
@@ -92,7 +92,7 @@ class HostedModel:
                     first = first or last
                     yield event
                 if reader.is_complete:
-                    break
+                    await to_the_end(objects)
         if not reader.has_finished:
             raise broken_off(self.host)
         yield self._usage(reader, begin, first or begin, last or begin)

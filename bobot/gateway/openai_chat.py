@@ -160,9 +160,7 @@ class Reader(AnswerReader):
             )
         reason = choice.get("finish_reason")
         if reason is not None:
-            if reason not in _FINISH:
-                raise self.unusual_end(reason)
-            yield from self.finish(_FINISH[reason], index)
+            yield from self.finish(self.reason(_FINISH, reason), index)
 
     def _logprobs(self, logprobs: dict[str, Any]) -> tuple[TokenLogprob, ...]:
         return tuple(

@@ -124,7 +124,6 @@ class Reader(AnswerReader):
             yield from self.finish("stop")
         else:
             reason = self.table(response, "incomplete_details").get("reason")
-            if reason not in _INCOMPLETE:
-                raise self.unusual_end(reason or response.get("status"))
-            yield from self.finish(_INCOMPLETE[reason])
+            reason = reason or response.get("status")
+            yield from self.finish(self.reason(_INCOMPLETE, reason))
         self.is_complete = True

@@ -158,16 +158,16 @@ class AnswerReader:
         if not isinstance(text, str):
             raise self.wrong("text")
         if text or logprobs:
-            yield Delta(
-                index, PartDelta(part=parts.number(kind), kind=kind, text=text), logprobs=logprobs
-            )
+            part = PartDelta(part=parts.number(kind), kind=kind, text=_unicode(text))
+            yield Delta(index, part, logprobs=logprobs)
 
     def call(
-        self, key: object, call_id: Any, name: Any, arguments: Any, index: int = 0
+        self, key: Any, call_id: Any, name: Any, arguments: Any, index: int = 0
     ) -> Iterator[Event]:
         """More of the tool call `key` of one answer; a call without an id gets one."""
         parts = self._parts.setdefault(index, _Parts())
-        if not all(isinstance(value, str | None) for value in (call_id, name, arguments)):
+        values = (call_id, name, arguments)
+        if not isinstance(key, int) or not all(isinstance(value, str | None) for value in values):
             raise self.wrong("tool_calls")
         is_first = key not in parts.calls
         number = parts.call_number(key)
@@ -176,9 +176,9 @@ class AnswerReader:
             PartDelta(
                 part=number,
                 kind="tool_call",
-                id=(call_id or random_call_id()) if is_first else "",
-                name=(name or "") if is_first else "",
-                text=arguments or "",
+                id=_unicode(call_id or random_call_id()) if is_first else "",
+                name=_unicode(name or "") if is_first else "",
+                text=_unicode(arguments or ""),
             ),
         )
 
@@ -230,17 +230,31 @@ class AnswerReader:
             what=what,
         )
 
-    def unusual_end(self, reason: object) -> GatewayError:
-        return GatewayError(
-            "{host} ended the answer with {reason!r}.", host=self.host.name, reason=str(reason)[:80]
-        )
+    def reason(self, names: Mapping[str, Reason], reason: Any) -> Reason:
+        """The host's reason to end in our words."""
+        if not isinstance(reason, str) or reason not in names:
+            raise GatewayError(
+                "{host} ended the answer with {reason!r}.",
+                host=self.host.name,
+                reason=str(reason)[:80],
+            )
+        return names[reason]
+
+
+def _unicode(text: str) -> str:
+    """JSON can hold half of a surrogate pair; it becomes the sign for what can't be shown."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 class _Parts:
     """The numbers of the parts of one answer."""
 
     def __init__(self) -> None:
-        self.calls: dict[object, int] = {}
+        self.calls: dict[int, int] = {}
         self.is_finished = False
         self._kind: Kind | None = None
         self._count = 0
@@ -252,7 +266,7 @@ class _Parts:
             self._count += 1
         return self._count - 1
 
-    def call_number(self, key: object) -> int:
+    def call_number(self, key: int) -> int:
         if key not in self.calls:
             self._kind = None
             self.calls[key] = self.number("tool_call")

@@ -11,6 +11,7 @@ import pytest
 
 from bobot.chat import store_schema
 from bobot.chat.answer_writer import AnswerWriter
+from bobot.chat.elo import ratings
 from bobot.chat.store import Store
 from bobot.chat.store_rows import MARKS, NewMessage, Vote
 from bobot.chat.store_schema import LADDER
@@ -257,6 +258,10 @@ def test_votes_are_kept_in_order(store: Store) -> None:
     store.vote("b", "c", "both_bad", is_blind=False)
     assert store.votes() == [Vote("a", "b", "a"), Vote("b", "c", "both_bad")]
     assert store.votes(blind_only=True) == [Vote("a", "b", "a")]
+    store.vote("c", "a", "b", is_blind=True)
+    outcomes = [vote.outcome for vote in store.votes()]
+    assert outcomes == [("a", "b", 1.0), ("b", "c", 0.5), ("c", "a", 0.0)]
+    assert [rating.model for rating in ratings(outcomes)] == ["a", "b", "c"]
 
 
 # ------------------------------------------------------------------ the ladder

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from typing import Any
 
 import pytest
-from fake_hosts import WIRES, Hold, Part, running_host
+from fake_hosts import KEY, WIRES, Hold, Part, running_host
 from talking import ENVIRON, QUESTION, Told, ask, host_of
 
 from bobot.chat.protocol import (
@@ -19,6 +21,8 @@ from bobot.chat.protocol import (
     TextRequest,
     Usage,
 )
+from bobot.errors import GatewayError
+from bobot.gateway.failures import refusal_in
 from bobot.gateway.hosted import HostedModel
 from bobot.gateway.hosts import LongPrices, ModelFacts
 from bobot.gateway.openai_chat import Reader
@@ -353,6 +357,72 @@ def test_leaving_an_answer_hangs_up() -> None:
 
         asyncio.run(run())
         assert fake.gone.is_set()
+
+
+@pytest.mark.parametrize("wire", ALL)
+@pytest.mark.parametrize("never_ends", [False, True])
+def test_connection_is_used_again_unless_the_host_does_not_end(wire: str, never_ends: bool) -> None:
+    async def twice(model: HostedModel) -> None:
+        for _ in range(2):
+            told = [event async for event in model.chat(ChatRequest(messages=QUESTION))]
+            assert isinstance(told[-1], Usage)
+
+    async def run() -> None:
+        model = HostedModel(host_of(fake), "m-1", ENVIRON)
+        try:
+            await twice(model)
+        finally:
+            await model.close()
+
+    if never_ends and wire == "gemini":
+        pytest.skip("nothing but the end tells the end of an answer of Gemini")
+    with running_host(wire, [("text", "abc")]) as fake:
+        fake.never_ends = never_ends
+        asyncio.run(run())
+        fake.never_ends = False
+        assert len(set(fake.addresses)) == (2 if never_ends else 1)
+
+
+# ------------------------------------------------------------------ hostile values
+
+
+def changed(value: Any, draw: random.Random) -> Any:
+    """The value with one thing in it replaced by something of another kind."""
+    odd = [None, True, -1, 1e400, "", "x" * 300, "\ud800", [], {}, [[]], [1], {"a": 1}, 1 << 70]
+    if not isinstance(value, dict | list) or not value or draw.random() < 0.15:
+        return draw.choice(odd)
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    key = draw.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+    copy[key] = changed(copy[key], draw)
+    return copy
+
+
+@pytest.mark.parametrize("wire", ALL)
+def test_any_value_in_a_strangers_answer_is_read_or_refused_by_our_error(wire: str) -> None:
+    with running_host(wire, ANSWER) as fake:
+        host = host_of(fake)
+        spoken = [*WIRES[wire].events(fake, {"model": "m", "stream_options": {"include_usage": 1}})]
+        whole = WIRES[wire].whole(fake, {"model": "m"})
+    objects = [json.loads(e.split(b"data: ")[1]) for e in spoken if b"[DONE]" not in e]
+    model = HostedModel(host, "m", ENVIRON)
+    num_refused = 0
+    for seed in range(1500):
+        draw = random.Random(seed)
+        stream = [whole] if seed % 5 == 0 else list(objects)
+        place = draw.randrange(len(stream))
+        stream[place] = changed(stream[place], draw)
+        reader = model._wire.Reader(host)
+        try:
+            for data in stream:
+                if isinstance(data, dict):  # the client refuses anything else
+                    refusal_in(data, [KEY])
+                    events = list(reader.read(data))
+                    for event in events:
+                        if isinstance(event, Delta):
+                            (event.part.text + event.part.id + event.part.name).encode()
+        except GatewayError:
+            num_refused += 1
+    assert 50 < num_refused < 1400, num_refused
 
 
 # ------------------------------------------------------------------ cost
