@@ -29,6 +29,7 @@ _COMMAND = re.compile(r"/(\w+|\?)(?:\s+(.*))?", re.DOTALL)
 METHODS = {"import": "import_"}
 """Commands whose name is a word of Python."""
 ALIASES = {"?": "help", "exit": "bye", "quit": "bye", "clear": "new"}
+ALIASES |= {"regen": "retry", "rewind": "undo"}
 
 
 def help_lines() -> list[tuple[str, str]]:

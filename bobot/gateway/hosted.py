@@ -47,7 +47,9 @@ class HostedModel:
         is sent, and for every conversation that is private; then the errors of failures.py.
         """
         call = self._wire.chat_call(self.host, self.model, request)
-        async with aclosing(self._events(call, self._wire.Reader(self.host))) as events:
+        reader = self._wire.Reader(self.host)
+        reader.num_answers = call.body.get("n", 1)
+        async with aclosing(self._events(call, reader)) as events:
             async for event in events:
                 yield event
 
@@ -55,7 +57,9 @@ class HostedModel:
         if self._wire is not openai_chat:
             raise unsupported("prompt", self.host)
         call = openai_chat.text_call(self.host, self.model, request)
-        async with aclosing(self._events(call, openai_chat.Reader(self.host))) as events:
+        reader = openai_chat.Reader(self.host)
+        reader.num_answers = call.body.get("n", 1)
+        async with aclosing(self._events(call, reader)) as events:
             async for event in events:
                 yield event
 

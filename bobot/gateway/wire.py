@@ -140,6 +140,7 @@ class AnswerReader:
         self.usage: Usage | None = None
         self.is_complete = False
         """Whether the host has said that the answer is whole."""
+        self.num_answers = 1
         self._parts: dict[int, _Parts] = {}
 
     def read(self, data: dict[str, Any]) -> Iterator[Event]:
@@ -147,8 +148,9 @@ class AnswerReader:
 
     @property
     def has_finished(self) -> bool:
-        """Whether every answer that began has ended."""
-        return bool(self._parts) and all(parts.is_finished for parts in self._parts.values())
+        """Whether every answer has ended."""
+        ended = [parts.is_finished for parts in self._parts.values()]
+        return len(ended) >= self.num_answers and all(ended)
 
     def text(
         self, kind: Kind, text: Any, index: int = 0, logprobs: tuple[TokenLogprob, ...] = ()

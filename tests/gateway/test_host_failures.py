@@ -265,6 +265,13 @@ def test_answer_that_breaks_off_is_an_error_after_what_came(wire: str, fault: An
     assert isinstance(seen[0], Started)
 
 
+def test_second_answer_that_never_begins_is_missed() -> None:
+    with running_host("openai", [("text", "abc")]) as fake:
+        fake.faults = [End(3)]  # role, text, finish: the whole first answer
+        with pytest.raises(GatewayError, match="broke off the answer"):
+            ask(fake, sampling={"n": 2})
+
+
 ERRORS = {
     "openai": {"error": {"message": "The server had an error", "type": "server_error"}},
     "openai-responses": {
