@@ -88,7 +88,7 @@ def test_run_continues_plain_text(run_bobot: Run, host: FakeHost) -> None:
     [
         (["desk:big", "x", "--top-k", "5"], 1, "desk can't do top_k; nothing was sent."),
         (["desk:big", "x", "--temperature", "nan"], 1, "must be a finite number"),
-        (["desk:big", "x", "--draft", "y"], 2, "is hosted: --draft"),
+        (["desk:big", "x", "--draft", "y"], 2, "is hosted: --draft, --speculation"),
         (["desk:no-such-model", "x"], 1, "no model 'no-such-model'"),
         (["openai:gpt-4o", "x"], 1, "OPENAI_API_KEY is not set"),
     ],
