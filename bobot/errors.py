@@ -11,6 +11,7 @@
       RequestError              a generation request can never run as asked
       StorageError              the disk is full or a path can't be written
       DownloadError             the network, the Hub or a publisher's terms stop a download
+      GatewayError              a host of models refuses, fails, or breaks off an answer
       TrainingError             a recipe, a data set or a training run can't go on
 
 The first argument is a template with {named} values, a plain literal in the source: it is also the
@@ -81,6 +82,10 @@ class StorageError(BobotError):
 
 
 class DownloadError(BobotError):
+    pass
+
+
+class GatewayError(BobotError):
     pass
 
 

@@ -1,7 +1,7 @@
 """Where bobot keeps a user's files, and how it writes them: XDG folders, and write-then-rename.
 
 Nothing is created or read when this module is imported. Models live in data/models, conversations
-in data/chats, the typed lines in state/history; nothing goes into ~/.bobot.
+in data/chats.db, the typed lines in state/history; nothing goes into ~/.bobot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ class UserPaths:
 
     @property
     def chats(self) -> Path:
+        """Where earlier versions kept conversations, one file each."""
         return self.data / "chats"
+
+    @property
+    def store(self) -> Path:
+        return self.data / "chats.db"
 
     @property
     def tiles(self) -> Path:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bobot"
 
 # A unit imports only units of a lower row; units of one row never import each other.
 ROWS = [
-    {"errors", "paths", "log", "hardware", "messages"},
+    {"errors", "paths", "log", "hardware", "messages", "database"},
     {"kernels", "text", "hub"},
     {"quant"},
     {"ops"},
@@ -44,7 +44,9 @@ LAZY = ("cli/", "models/registry.py", "quant/registry.py", "__init__.py", "__mai
 OPTIONAL: set[str] = set()
 
 WITHOUT_TORCH = ROWS[0] | {"text", "hub", "gateway", "cli", "__init__", "__main__"}
-LIGHT_IMPORTS = "import bobot, bobot.cli, bobot.text, bobot.hub, bobot.hardware, bobot.messages"
+LIGHT_IMPORTS = (
+    "import bobot, bobot.cli, bobot.text, bobot.hub, bobot.hardware, bobot.messages, bobot.gateway"
+)
 
 RUNS_CODE = {
     "eval", "exec", "pickle.load", "pickle.loads", "marshal.load", "marshal.loads",

@@ -52,6 +52,8 @@ class Session:
         """One of EFFORTS; None: the model's own."""
         self.name: str | None = None
         """Under which it is saved; None until it is."""
+        self.is_private = False
+        """Never sent to a hosted model."""
 
     def system(self, language: str) -> str:
         """The system prompt in force; empty for none."""
@@ -177,6 +179,8 @@ class Session:
             raise RequestError("the conversation has no question to answer.")
         if has_template(model):
             prompt, options = self.prompt(language), self._effort(model) | self.sampling()
+            if is_hosted(model):
+                options["is_private"] = self.is_private
             deltas = readable(model.answer(prompt, stream=True, **options))
         else:
             deltas = from_pieces(model.generate(self._plain_text(), **self.sampling()))
@@ -203,6 +207,8 @@ class Session:
         returns how many. The pending question stays. Raises RequestError, and drops nothing, if
         it alone is too long.
         """
+        if model.max_model_len is None:
+            raise UsageError("{model} does not say how long its context is.", model=model.name)
         kept = list(self.messages)
         dropped = 0
         try:
@@ -266,6 +272,11 @@ class Session:
 def has_template(model: Any) -> bool:
     """Whether the model's folder has a chat template, so that it can take turns."""
     return model.tokenizer is not None and model.tokenizer.chat_template is not None
+
+
+def is_hosted(model: Any) -> bool:
+    """Whether the model runs on its owner's computers (a BlockingModel of gateway/)."""
+    return getattr(model, "is_hosted", False)
 
 
 def takes_effort(model: Any) -> bool:

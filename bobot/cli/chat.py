@@ -8,6 +8,7 @@ import argparse
 import functools
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from bobot.cli.arguments import (
     add_activations,
@@ -19,8 +20,12 @@ from bobot.cli.arguments import (
 )
 from bobot.cli.loading import importing, load_model, read_ahead
 from bobot.cli.screen import PlainScreen
+from bobot.errors import StorageError
 from bobot.messages import tr
 from bobot.paths import user_paths
+
+if TYPE_CHECKING:
+    from bobot.chat.archive import Archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  bobot chat\n"
         "  bobot chat ./Llama-3.1-8B-Instruct --persona rebel\n"
+        "  bobot chat openai:gpt-4o                            (needs OPENAI_API_KEY)\n"
         "  printf 'Hello!\\nAnd in Indonesian?\\n' | bobot chat"
     )
     add_model(parser)
@@ -43,14 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speculation(parser)
     add_activations(parser)
     parser.add_argument(
-        "--private", action="store_true", help=tr("keep nothing: no history, no saved conversation")
+        "--private",
+        action="store_true",
+        help=tr("keep nothing: no history, no saved conversation; no hosted model"),
     )
 
 
 def run(args: argparse.Namespace) -> int:
     read_ahead(args.model)
     with importing():
-        from bobot.chat.archive import Archive
         from bobot.chat.session import Session
         from bobot.cli.chat_loop import Chat
 
@@ -60,19 +67,34 @@ def run(args: argparse.Namespace) -> int:
     session.own_system = args.system
     for name, value in sampling_of(args).items():
         session.set(name, str(value))
+    session.is_private = args.private
     load = functools.partial(load_model, speculation=args.speculation, activations=args.activations)
     model = load(args.model, draft=args.draft)
     if args.reasoning_effort is not None:
         session.set_reasoning_effort(args.reasoning_effort, model)
     is_full = _is_full_terminal()
     keeps = not args.private and (is_full or (sys.stdin is not None and sys.stdin.isatty()))
-    chat = Chat(model, session, Archive(user_paths().chats) if keeps else None, load)
+    chat = Chat(model, session, _archive() if keeps else None, load)
     if is_full:
         from bobot.cli.terminal import Terminal
 
         history = None if args.private else user_paths().history
         return chat.run(Terminal(history, chat.commands.candidates))
     return chat.run(PlainScreen())
+
+
+def _archive() -> Archive | None:
+    """The saved conversations; a store that can't be opened is told and ends no chat."""
+    from bobot.chat.archive import Archive
+    from bobot.chat.store import Store
+
+    paths = user_paths()
+    try:
+        return Archive(Store(paths.store), paths.chats)
+    except StorageError as error:
+        PlainScreen().complain(error.render(tr.translate))
+        print(tr("From here on this conversation is not saved."), file=sys.stderr)
+        return None
 
 
 def _is_full_terminal() -> bool:

@@ -6,12 +6,14 @@ They act on the session and the screen; the loop that reads lines is in chat_loo
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bobot.chat import persona
+from bobot.chat.interchange import import_into, read_file
 from bobot.chat.session import EFFORTS, SETTINGS
 from bobot.cli.run import stats_line
 from bobot.cli.sanitize import sanitize
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from bobot.cli.chat_loop import Chat
 
 _COMMAND = re.compile(r"/(\w+|\?)(?:\s+(.*))?", re.DOTALL)
+METHODS = {"import": "import_"}
+"""Commands whose name is a word of Python."""
 ALIASES = {"?": "help", "exit": "bye", "quit": "bye", "clear": "new"}
+ALIASES |= {"regen": "retry", "rewind": "undo"}
 
 
 def help_lines() -> list[tuple[str, str]]:
@@ -49,7 +54,9 @@ def help_lines() -> list[tuple[str, str]]:
         ("/load [NAME]", tr("list the saved conversations, or go on with one")),
         ("/branch [NAME]", tr("go on in a copy; the original stays as it is")),
         ("/trim", tr("drop the oldest turns when the context is full")),
-        ("/export FILE", tr("write the conversation as Markdown")),
+        ("/search WORDS", tr("look for words in all conversations")),
+        ("/export FILE", tr("write the conversation as Markdown; FILE.json: with all branches")),
+        ("/import FILE", tr("add conversations exported by bobot or by ChatGPT")),
         ("/model [MODEL]", tr("show the model, or go on with another")),
         ("/lang [en|id]", tr("language of the interface")),
         ("/bye", tr("leave (or Ctrl-D)")),
@@ -83,7 +90,7 @@ class Commands:
                     "/{name} is no command; did you mean /{close}?", name=name, close=close[0]
                 )
             raise UsageError("/{name} is no command.", hint="/help lists them.", name=name)
-        getattr(self, name)(argument)
+        getattr(self, METHODS.get(name, name))(argument)
 
     def candidates(self, text: str) -> Iterator[str]:
         """The entries that `text`, the beginning of a command, could become."""
@@ -100,9 +107,7 @@ class Commands:
         values: dict[str, Callable[[], list[str]]] = {
             "persona": persona.shipped,
             "set": lambda: [*SETTINGS, "stats"],
-            "load": lambda: (
-                [entry.name for entry in self.chat.archive.entries()] if self.chat.archive else []
-            ),
+            "load": lambda: self.chat.archive.names() if self.chat.archive else [],
             "lang": lambda: list(LANGUAGES),
             "stats": lambda: ["on", "off"],
             "reasoning": lambda: [*EFFORTS, "default"],
@@ -239,10 +244,9 @@ class Commands:
     def save(self, argument: str) -> None:
         self._need_messages()
         self._check_free(argument)
-        path = self.chat.need_archive().save(
-            self.chat.session, argument or None, self.chat.model.name
-        )
-        self.chat.say(tr("Saved as {name} in {folder}.", name=path.stem, folder=path.parent))
+        archive = self.chat.need_archive()
+        name = archive.save(self.chat.session, argument or None, self.chat.model.name)
+        self.chat.say(tr("Saved as {name}.", name=name))
 
     def load(self, argument: str) -> None:
         archive = self.chat.need_archive()
@@ -254,7 +258,7 @@ class Commands:
         if not entries:
             self.chat.say(tr("No saved conversations yet."))
             return
-        rows = [(entry.name, str(entry.num_turns), entry.title) for entry in entries[:20]]
+        rows = [(entry.name, str(entry.num_turns), entry.title) for entry in entries]
         self.chat.screen.say(table([(tr("NAME"), tr("TURNS"), tr("BEGINS")), *rows]))
         self.chat.screen.say(tr("Go on with one: /load NAME"))
 
@@ -280,13 +284,49 @@ class Commands:
         path = Path(argument).expanduser()
         if path.exists():
             raise UsageError("{file} exists already.", hint="Choose another name.", file=path)
+        text = self._as_json() if path.suffix == ".json" else self._as_markdown()
+        write_atomic(path.absolute(), text.encode(), mode=0o644)
+        self.chat.say(tr("Written to {file}.", file=path))
+
+    def _as_json(self) -> str:
+        """With all branches; what /import reads."""
+        archive, session = self.chat.need_archive(), self.chat.session
+        name = archive.save(session, model=self.chat.model.name)
+        return json.dumps(archive.exported(name), ensure_ascii=False, indent=1)
+
+    def _as_markdown(self) -> str:
         speakers = {"user": tr("You"), "assistant": self.chat.model.name}
         parts = [
             f"**{speakers[message.role]}**\n\n{message.content}\n"
             for message in self.chat.session.messages
         ]
-        write_atomic(path.absolute(), "\n".join(parts).encode(), mode=0o644)
-        self.chat.say(tr("Written to {file}.", file=path))
+        return "\n".join(parts)
+
+    def search(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/search needs words to look for.")
+        rows = self.chat.need_archive().search(argument)
+        if not rows:
+            self.chat.say(tr("Nothing found."))
+            return
+        shown = [(name, _one_line(sanitize(snippet))) for name, snippet in rows]
+        self.chat.screen.say(table([(tr("NAME"), tr("FOUND")), *shown]))
+        self.chat.screen.say(tr("Go on with one: /load NAME"))
+
+    def import_(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("/import needs the name of a file.")
+        store = self.chat.need_archive().store
+        report = import_into(store, read_file(Path(argument).expanduser()))
+        self.chat.say(
+            tr(
+                "{added} conversations imported, {known} were there already.",
+                added=report.num_added,
+                known=report.num_known,
+            )
+        )
+        for line in report.skipped:
+            self.chat.say(tr("Left out: {line}", line=sanitize(line)))
 
     def _need_messages(self) -> None:
         if not self.chat.session.messages:
@@ -294,8 +334,7 @@ class Commands:
 
     def _check_free(self, name: str) -> None:
         """A save under a new name never overwrites another conversation."""
-        taken = {entry.name for entry in self.chat.need_archive().entries()}
-        if name in taken and name != self.chat.session.name:
+        if name and name != self.chat.session.name and self.chat.need_archive().has(name):
             raise UsageError(
                 "there is a conversation {name!r} already.", hint="Choose another name.", name=name
             )

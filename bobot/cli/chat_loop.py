@@ -9,9 +9,10 @@ from typing import Any
 
 from bobot.chat.archive import Archive
 from bobot.chat.persona import DEFAULT
-from bobot.chat.session import Session, has_template, takes_effort
+from bobot.chat.session import Session, has_template, is_hosted, takes_effort
 from bobot.cli.chat_commands import Commands, parse
-from bobot.cli.run import stats_line
+from bobot.cli.keeping import Keeping
+from bobot.cli.run import cost_text, stats_line
 from bobot.cli.screen import PROMPT, Screen
 from bobot.cli.stopping import Stopping
 from bobot.cli.table import count_text
@@ -83,19 +84,23 @@ class Chat:
         if self._is_full():
             return
         stopping = Stopping()
+        keeping = Keeping(self)
         try:
-            with stopping:
-                deltas = self.session.reply(self.model, tr.language)
+            with stopping, keeping:
+                deltas = keeping.kept(self.session.reply(self.model, tr.language))
                 self.screen.answer(stopping.until_stopped(deltas))
         except KeyboardInterrupt:  # the second one: the first piece is still being computed
             pass
-        self.autosave()
         self._tell_the_end(stopping.is_stopped)
         if stopping.is_stopped and not self.screen.is_interactive:
             raise KeyboardInterrupt
 
     def _is_full(self) -> bool:
-        """Whether the conversation has outgrown the context; then says what can be done."""
+        """Whether the conversation has outgrown the context; then says what can be done. A host
+        counts for itself.
+        """
+        if is_hosted(self.model):
+            return False
         count, limit = (
             self.session.num_prompt_tokens(self.model, tr.language),
             self.model.max_model_len,
@@ -154,6 +159,12 @@ class Chat:
         self.say(tr("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves."))
 
     def model_line(self) -> str:
+        if is_hosted(self.model):
+            return tr(
+                "{model}: hosted; what you write here is sent to {host}",
+                model=self.model.name,
+                host=self.model.name.partition(":")[0],
+            )
         return tr(
             "{model}: {count} parameters, context {limit} tokens",
             model=self.model.name,
@@ -168,6 +179,8 @@ class Chat:
         parts = [self.model.name, self.usage()]
         if self.session.persona.name != DEFAULT and self.session.own_system is None:
             parts.append(self.session.persona.name)
+        if is_hosted(self.model):
+            parts.append(cost_text(self.model.total_cost_usd))
         if self.session.name:
             parts.append(self.session.name)
         return "  ".join([*parts, "/help"])
@@ -176,6 +189,8 @@ class Chat:
         """How much of the context the last turn filled."""
         stats = self.model.last_stats if self.session.messages else None
         used = stats.num_prompt_tokens + stats.num_completion_tokens if stats else 0
+        if self.model.max_model_len is None:
+            return tr("{used} tokens", used=used)
         return tr("{used} of {limit} tokens", used=used, limit=self.model.max_model_len)
 
     def replay(self) -> None:
@@ -210,6 +225,9 @@ class Chat:
         try:
             self.archive.save(self.session, model=self.model.name)
         except StorageError as error:
-            self.archive = None
-            self.screen.complain(error.render(tr.translate))
-            self.say(tr("From here on this conversation is not saved."))
+            self.stop_saving(error)
+
+    def stop_saving(self, error: StorageError) -> None:
+        self.archive = None
+        self.screen.complain(error.render(tr.translate))
+        self.say(tr("From here on this conversation is not saved."))

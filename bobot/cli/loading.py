@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bobot import hardware
-from bobot.errors import BobotError
+from bobot.errors import BobotError, UsageError
 from bobot.hub.made import made_from
 from bobot.hub.names import gguf_parts, resolve
 from bobot.messages import tr
@@ -24,9 +24,17 @@ def load_model(
     speculation: str | None = None,
     activations: str | None = None,
 ) -> Any:
-    """The LocalModel called `name`; importing torch is part of the wait. `draft` and `speculation`:
-    see `add_speculation`; `activations`: see `add_activations`.
+    """The LocalModel called `name`, or the BlockingModel of a host; importing torch is part of the
+    wait. `draft` and `speculation`: see `add_speculation`; `activations`: see `add_activations`.
     """
+    if is_hosted(name):
+        if any(option is not None for option in (draft, speculation, activations)):
+            raise UsageError(
+                "{name} is hosted: --draft, --speculation and --activations are for models on this"
+                " machine.",
+                name=name,
+            )
+        return _open_hosted(name or "")
     with importing(), waiting(tr("loading the model ...")):
         import bobot
 
@@ -63,6 +71,21 @@ def read_ahead(name: str | None) -> None:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     threading.Thread(target=read, daemon=True).start()
+
+
+def is_hosted(name: str | None) -> bool:
+    """Whether `name` is that of a hosted model, as openai:gpt-4o."""
+    if name is None or ":" not in name:
+        return False
+    from bobot import gateway
+
+    return gateway.is_hosted(name)
+
+
+def _open_hosted(name: str) -> Any:
+    from bobot import gateway
+
+    return gateway.BlockingModel(gateway.open_model(name))
 
 
 def check_sampling(sampling: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from bobot.cli.arguments import (
     add_speculation,
     sampling_of,
 )
-from bobot.cli.loading import check_sampling, load_model, read_ahead
+from bobot.cli.loading import check_sampling, is_hosted, load_model, read_ahead
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
 from bobot.errors import UsageError
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  bobot run 'Why is the sky blue?'\n"
         "  bobot run ./Llama-3.1-8B-Instruct 'Three names for a cat' --temperature 0.9\n"
         "  cat letter.txt | bobot run 'Summarize this letter:'\n"
+        "  bobot run openai:gpt-4o 'Why is the sky blue?'      (needs OPENAI_API_KEY)\n"
         "  bobot run ./stories260K --raw 'Once upon a time' --max-tokens 200 --seed 1"
     )
     parser.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help=argparse.SUPPRESS)
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     name, prompt = _model_and_prompt(args.model, args.words)
     read_ahead(name)
-    sampling = _sampling(args)
+    sampling = _sampling(args, is_hosted(name))
     model = load_model(
         name, draft=args.draft, speculation=args.speculation, activations=args.activations
     )
@@ -86,11 +87,13 @@ def run(args: argparse.Namespace) -> int:
     return 130 if stopping.is_stopped else 0
 
 
-def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments for the model, checked before it is loaded."""
-    sampling = {"max_tokens": DEFAULT_MAX_TOKENS, **sampling_of(args)}
+def _sampling(args: argparse.Namespace, hosted: bool) -> dict[str, Any]:
+    """The keyword arguments for the model, checked before it is loaded; a host checks its own."""
     if "" in (args.stop or ()):
         raise UsageError("--stop needs a text of at least one character.")
+    if hosted:
+        return sampling_of(args)
+    sampling = {"max_tokens": DEFAULT_MAX_TOKENS, **sampling_of(args)}
     check_sampling(sampling)
     return sampling
 
@@ -103,7 +106,7 @@ def _model_and_prompt(model: str | None, words: list[str]) -> tuple[str | None, 
             hint="Put the prompt in quotes: bobot run 'Why is the sky blue?'",
             count=len(words),
         )
-    if model is None and (len(words) == 2 or (len(words) == 1 and names_model(words[0]))):
+    if model is None and (len(words) == 2 or (len(words) == 1 and _names_model(words[0]))):
         model, *words = words
     prompt = words[0] if words else "-"
     _check_text(prompt)
@@ -115,6 +118,10 @@ def _model_and_prompt(model: str | None, words: list[str]) -> tuple[str | None, 
     if not prompt.strip():
         raise UsageError("there is no prompt.", hint="Example: bobot run 'Why is the sky blue?'")
     return model, prompt
+
+
+def _names_model(word: str) -> bool:
+    return names_model(word) or (" " not in word and is_hosted(word))
 
 
 def _check_text(prompt: str) -> None:
@@ -146,9 +153,12 @@ def _deltas(
 ) -> Generator[PartDelta, None, None]:
     stop = tuple(args.stop or ())
     from bobot.chat.readable import from_pieces, readable
-    from bobot.chat.session import has_template  # with torch behind it
 
-    if args.raw or not has_template(model):
+    if args.raw and hasattr(model, "continued"):
+        _refuse_chat_options(args)
+        return model.continued(prompt, stop=stop, **sampling)
+    has_template = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    if args.raw or not has_template:
         _refuse_chat_options(args)
         if not args.raw and model.tokenizer is not None:
             _tell(tr("{model} has no chat template: it continues your text.", model=model.name))
@@ -189,12 +199,14 @@ def _finish(model: Any, text: str, reasoning: str, args: argparse.Namespace) -> 
     stats = model.last_stats
     if args.json:
         print(json.dumps(_report(model, text, reasoning), ensure_ascii=False))
+    if not args.json and hasattr(stats, "cost_usd"):
+        _tell(f"{stats.model}: {cost_text(stats.cost_usd)}")
     if stats.finish_reason == "length" and args.max_tokens is None:
         _tell(
             tr(
                 "stopped after {count} tokens; --max-tokens allows more (context: {limit}).",
                 count=stats.num_completion_tokens,
-                limit=model.max_model_len,
+                limit=model.max_model_len or tr("unknown"),
             )
         )
     if args.stats:
@@ -205,8 +217,9 @@ def _report(model: Any, text: str, reasoning: str) -> dict[str, Any]:
     """The words of OpenAI's usage object; `reasoning` only where the model thought."""
     stats = model.last_stats
     prompt, completion = stats.num_prompt_tokens, stats.num_completion_tokens
+    hosted = hasattr(stats, "cost_usd")
     return {
-        "model": model.name,
+        "model": stats.model if hosted else model.name,
         "text": text,
         **({"reasoning": reasoning} if reasoning else {}),
         "finish_reason": stats.finish_reason,
@@ -215,9 +228,17 @@ def _report(model: Any, text: str, reasoning: str) -> dict[str, Any]:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         },
+        **({"cost_usd": stats.cost_usd} if hosted else {}),
         "time_to_first_token_s": round(stats.time_to_first_token_s, 4),
         "tokens_per_s": round(stats.tokens_per_s, 2),
     }
+
+
+def cost_text(cost_usd: float | None) -> str:
+    """What an answer of a hosted model cost."""
+    if cost_usd is None:
+        return tr("cost unknown")
+    return f"${cost_usd:.2f}" if cost_usd >= 10 else f"${cost_usd:.6f}"
 
 
 def stats_line(stats: Any) -> str:

@@ -54,7 +54,9 @@ def unquote(entry: str) -> str:
 
 
 def thought_line(num_tokens: int) -> str:
-    """What stands in place of the reasoning when it has ended."""
+    """What stands in place of the reasoning when it has ended; hosts do not count it."""
+    if num_tokens == 0:
+        return tr("It thought first; /reasoning shows it.")
     return tr("Thought for {count} tokens; /reasoning shows it.", count=num_tokens)
 
 

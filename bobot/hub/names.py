@@ -220,8 +220,8 @@ def not_found(name: str, found: Reference | None) -> NotFoundError:
     host, colon, _ = name.partition(":")
     if colon and host in HOSTED:
         return NotFoundError(
-            "{name} runs on its owner's computers; this version runs models on your disk only.",
-            hint="Name a model folder, or leave the name out for the embedded model.",
+            "{name} runs on its owner's computers; this needs a model on your disk.",
+            hint="bobot chat and bobot run talk with it.",
             name=name,
         )
     if name in aliases():

@@ -4,7 +4,6 @@ Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +13,11 @@ from fake_model import FakeModel
 
 from bobot.chat.archive import Archive
 from bobot.chat.session import Session
-from bobot.cli.chat_commands import help_lines, names, parse
+from bobot.chat.store import Store
+from bobot.cli import chat as chat_command
+from bobot.cli.chat_commands import METHODS, help_lines, names, parse
 from bobot.cli.chat_loop import Chat
-from bobot.errors import NotFoundError, TemplateError
+from bobot.errors import NotFoundError, StorageError, TemplateError
 from bobot.messages import tr
 from bobot.text.parts import PartDelta
 
@@ -53,12 +54,16 @@ def no_other_model(name: str | None) -> FakeModel:
     raise NotFoundError("no model {name!r}.", name=name)
 
 
+def archive_in(folder: Path) -> Archive:
+    return Archive(Store(folder / "chats.db"))
+
+
 class Talk:
     """One chat of a person with a fake model; everything is looked at afterwards."""
 
     def __init__(self, folder: Path | None, *entries: str | BaseException, **model: object) -> None:
         self.model = FakeModel(**model)  # type: ignore[arg-type]
-        archive = Archive(folder) if folder else None
+        archive = archive_in(folder) if folder else None
         self.chat = Chat(self.model, Session(), archive, no_other_model)
         self.person = Person(*entries)
         self.status = self.chat.run(self.person)
@@ -147,7 +152,7 @@ def test_every_command_has_a_method_and_a_line_of_help(tmp_path: Path) -> None:
     for line, _ in help_lines():
         assert talk.seen.count(f"{line} ") >= 2, line
     for name in names():
-        assert callable(getattr(talk.chat.commands, name))
+        assert callable(getattr(talk.chat.commands, METHODS.get(name, name)))
 
 
 @pytest.mark.parametrize("entry", ["/etc/hosts is what?", "//", "/ help", "no /help", "/-"])
@@ -231,12 +236,11 @@ def test_each_turn_is_saved_as_soon_as_it_is_finished(tmp_path: Path) -> None:
 
     class Watcher(Person):
         def read(self, status: str) -> str:
-            saved.append(
-                sum(len(json.loads(p.read_text())["messages"]) for p in tmp_path.iterdir())
-            )
+            other = archive_in(tmp_path)
+            saved.append(sum(len(other.load(name).messages) for name in other.names()))
             return super().read(status)
 
-    chat = Chat(FakeModel(), Session(), Archive(tmp_path), no_other_model)
+    chat = Chat(FakeModel(), Session(), archive_in(tmp_path), no_other_model)
     chat.run(Watcher("a", "b", "/undo", "/undo"))
     assert saved == [0, 2, 4, 2, 0]
 
@@ -247,18 +251,18 @@ def test_conversation_is_found_again_by_its_name(tmp_path: Path) -> None:
     assert "my talk" in talk.seen
     assert talk.contents == ["halo", "You said: halo", "more", "You said: more"]
     assert talk.chat.session.persona.name == "rebel"
-    assert len(Archive(tmp_path).load("my talk").messages) == 4
+    assert len(archive_in(tmp_path).load("my talk").messages) == 4
 
 
 def test_save_does_not_overwrite_another_conversation(tmp_path: Path) -> None:
     Talk(tmp_path, "one", "/save mine")
     assert "already" in Talk(tmp_path, "two", "/save mine").seen
-    assert Archive(tmp_path).load("mine").messages[0].content == "one"
+    assert archive_in(tmp_path).load("mine").messages[0].content == "one"
 
 
 def test_branch_leaves_the_original_as_it_is(tmp_path: Path) -> None:
     Talk(tmp_path, "one", "/save trunk", "/branch twig", "two")
-    archive = Archive(tmp_path)
+    archive = archive_in(tmp_path)
     assert [len(archive.load(name).messages) for name in ("trunk", "twig")] == [2, 4]
 
 
@@ -273,12 +277,76 @@ def test_private_chat_saves_nothing_and_says_so(tmp_path: Path) -> None:
     assert "nothing is saved" in Talk(None, "a", "/save x").seen
 
 
-def test_folder_that_can_not_be_written_is_told_once_and_the_chat_goes_on(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    talk = Talk(blocked, "a", "b")
-    assert talk.seen.count("can't write") == 1
+@pytest.mark.parametrize("method", ["add", "update"])
+def test_store_that_fails_is_told_once_and_the_chat_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("{path}: the disk is full, nothing was written.", path="x")
+
+    monkeypatch.setattr(Store, method, full)
+    talk = Talk(tmp_path, "a", "b")
+    assert talk.seen.count("the disk is full") == 1
+    assert talk.seen.count("not saved") == 1
     assert len(talk.contents) == 4
+
+
+def test_store_that_can_not_be_opened_is_told_and_the_chat_goes_on(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "xdg_data_home").write_text("")
+    assert chat_command._archive() is None
+    told = capsys.readouterr().err
+    assert "can't be opened as a database" in told
+    assert "not saved" in told
+
+
+def test_answer_is_in_the_store_with_its_model_and_what_it_took(tmp_path: Path) -> None:
+    Talk(tmp_path, "one", "/retry", answer="a b")
+    store = archive_in(tmp_path).store
+    [found] = store.conversations()
+    question, first, second = store.messages(found.id)
+    assert (first.parent, second.parent, found.head) == (question.id, question.id, second.id)
+    assert (first.content, first.model, first.is_partial) == ("a b", "fake", False)
+    assert first.usage is not None
+    assert (first.usage["completion_tokens"], first.finish_reason) == (2, "stop")
+
+
+def test_answer_is_in_the_store_while_it_comes(tmp_path: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    class Watcher(Person):
+        def answer(self, deltas: Iterator[PartDelta]) -> None:
+            for _ in deltas:
+                store = archive_in(tmp_path).store
+                [found] = store.conversations()
+                last = store.branch(found.head)[-1]
+                seen.append((last.content, last.is_partial))
+
+    chat = Chat(FakeModel(answer="a b c"), Session(), archive_in(tmp_path), no_other_model)
+    chat.run(Watcher("q"))
+    assert seen[0] == ("a", True)
+    assert all("a b c".startswith(text) and is_partial for text, is_partial in seen)
+
+
+def test_words_are_found_in_other_conversations(tmp_path: Path) -> None:
+    Talk(tmp_path, "Resep kopi tubruk", "/save coffee")
+    talk = Talk(tmp_path, "/search tubr", "/search susu", "/search")
+    assert "coffee" in talk.seen
+    assert "tubruk" in talk.seen
+    assert "Nothing found" in talk.seen
+    assert "needs words" in talk.seen
+
+
+def test_conversation_goes_out_and_in_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    Talk(tmp_path / "a", "one", "/retry", f"/export {file}")
+    talk = Talk(tmp_path / "b", f"/import {file}", f"/import {file}", "/import", "/import none")
+    assert "1 conversations imported, 0 were there already" in talk.seen
+    assert "0 conversations imported, 1 were there already" in talk.seen
+    store = archive_in(tmp_path / "b").store
+    [found] = store.conversations()
+    assert [m.content for m in store.messages(found.id)] == ["one", *["You said: one"] * 2]
 
 
 # ---------------------------------------------------------------------- reasoning
@@ -292,8 +360,8 @@ def test_reasoning_is_shown_on_request_and_is_no_part_of_the_text(tmp_path: Path
     assert "came without reasoning" in talk.person.seen[2]
     assert talk.person.seen[-1] == "hm so"
     assert "hm so" not in file.read_text()
-    saved = json.loads(next((tmp_path / "c").iterdir()).read_text())
-    assert saved["messages"][1]["reasoning_content"] == "hm so"
+    archive = archive_in(tmp_path / "c")
+    assert archive.load(archive.names()[0]).messages[1].reasoning == "hm so"
 
 
 def test_reasoning_effort_is_set_and_refused_where_there_is_none(tmp_path: Path) -> None:
