@@ -160,7 +160,7 @@ class ParameterError(RequestError):
     def __init__(
         self, template: str, /, *, param: str, code: str = "invalid_value", **values: Any
     ) -> None:
-        super().__init__(template, **values)
+        super().__init__(template, param=param, **values)
         self.param = param
         """As a path into the request: messages[0].role."""
         self.code = code

@@ -1,0 +1,122 @@
+"""All routes of the server, behind its door.
+
+`create_app` knows no command line and no file of weights: it is given models that can be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from bobot.server.calls import Endpoint, Handler, face_of
+from bobot.server.door import Door
+from bobot.server.drain import Inflight
+from bobot.server.failures import Failure
+from bobot.server.keys import KeyStore
+from bobot.server.listing import Listing
+from bobot.server.metrics import Metrics
+from bobot.server.models import Models
+from bobot.server.openai import OpenAi
+from bobot.server.rates import Rates
+from bobot.server.running import Runner
+from bobot.server.settings import Settings
+from bobot.server.wire import encode
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One route: its method, its paths, what answers it."""
+
+    method: str
+    paths: tuple[str, ...]
+    handler: Handler
+    scope: str = "use"
+    is_work: bool = False
+
+
+def create_app(
+    models: Models,
+    settings: Settings | None = None,
+    keys: KeyStore | None = None,
+    *,
+    extra_routes: Sequence[BaseRoute] = (),
+    open_prefixes: tuple[str, ...] = (),
+) -> Starlette:
+    """The ASGI application. `extra_routes` stand before its own; paths that begin with
+    `open_prefixes` need no key. app.state.inflight drains it, app.state.runner asks its models.
+    """
+    settings = settings or Settings()
+    inflight = Inflight(settings.max_calls)
+    metrics, rates = Metrics(lambda: len(inflight)), Rates()
+    runner = Runner(models, metrics, rates, keys)
+    routes = [
+        Route(
+            path,
+            Endpoint(path, row.handler, inflight, settings, scope=row.scope, is_work=row.is_work),
+            methods=[row.method],
+        )
+        for row in _rows(runner, settings, metrics)
+        for path in row.paths
+    ]
+    door = Middleware(
+        Door,
+        settings=settings,
+        keys=keys,
+        rates=rates,
+        inflight=inflight,
+        metrics=metrics,
+        open_prefixes=open_prefixes,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await models.close()
+        if keys is not None:
+            keys.close()
+
+    app = Starlette(
+        routes=[*extra_routes, *routes],
+        middleware=[door],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.inflight, app.state.runner = inflight, runner
+    return app
+
+
+def _rows(runner: Runner, settings: Settings, metrics: Metrics) -> list[_Row]:
+    openai, listing = OpenAi(runner, settings), Listing(runner.models, metrics)
+    return [
+        _Row("GET", _both("/health"), listing.health),
+        _Row("GET", ("/metrics",), listing.metrics, scope="observe"),
+        _Row("GET", _both("/models"), listing.models),
+        _Row("GET", _both("/models/{id:path}"), listing.model),
+        _Row("POST", _both("/chat/completions"), openai.chat, is_work=True),
+    ]
+
+
+def _both(path: str) -> tuple[str, str]:
+    return f"/v1{path}", path
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """No such route, or another method, in the words of the path's API."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    message = f"{request.method} {path}: {str(error.detail).lower()}."
+    failure = Failure(error.status_code, "invalid_request_error", message, None, code)
+    call = request.scope["state"]["call"]
+    reply = face_of(path).reply(failure, call.request_id)
+    headers = {**(error.headers or {}), "content-type": "application/json"}
+    return Response(encode(reply.content), reply.status, headers)

@@ -1,0 +1,47 @@
+"""OpenAI's routes that ask a model: chat/completions, completions, embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bobot.chat.protocol import ChatRequest, TextRequest, TokenLogprob
+from bobot.server.calls import Call, Reply, Stream, openai_stream
+from bobot.server.openai_chat import ChatBody, chat_request
+from bobot.server.openai_chat_answer import ChatForm, chat_chunks, whole_chat
+from bobot.server.running import Runner, gather
+from bobot.server.settings import Settings
+from bobot.server.wire import decode
+
+
+class OpenAi:
+    def __init__(self, runner: Runner, settings: Settings) -> None:
+        self._runner = runner
+        self._is_lenient = settings.is_lenient
+
+    async def chat(self, call: Call) -> Reply | Stream:
+        body = decode(call.body, ChatBody)
+        request = chat_request(body, lenient=self._is_lenient)
+        form = ChatForm(
+            includes_usage=body.includes_usage,
+            is_legacy=body.is_legacy,
+            shows_ids=bool(body.return_token_ids),
+            shows_logprobs=bool(body.logprobs),
+        )
+        if body.prompt_logprobs is not None:
+            scores = await self._score(call, body, request)
+            form = dataclasses.replace(form, prompt_scores=scores)
+        events = self._runner.run(call, body.model, request)
+        if body.stream:
+            return openai_stream(chat_chunks(events, form))
+        return Reply(whole_chat(await gather(events), form))
+
+    async def _score(
+        self, call: Call, body: ChatBody, request: ChatRequest
+    ) -> tuple[TokenLogprob | None, ...]:
+        """vLLM's prompt_logprobs of a conversation: its prompt, as ids, is scored as a text."""
+        ids = await self._runner.prompt_ids(body.model, request)
+        scored = TextRequest(
+            prompt=ids, sampling={"max_tokens": 0}, prompt_logprobs=body.prompt_logprobs
+        )
+        found = await gather(self._runner.run(call, body.model, scored))
+        return found.prompt_scores
