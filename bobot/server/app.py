@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from bobot.server.anthropic_answer import Anthropic
 from bobot.server.calls import Endpoint, Handler, face_of
 from bobot.server.door import Door
 from bobot.server.drain import Inflight
@@ -28,6 +29,7 @@ from bobot.server.openai import OpenAi
 from bobot.server.rates import Rates
 from bobot.server.running import Runner
 from bobot.server.settings import Settings
+from bobot.server.tokens import Tokens
 from bobot.server.wire import encode
 
 
@@ -96,12 +98,21 @@ def create_app(
 
 def _rows(runner: Runner, settings: Settings, metrics: Metrics) -> list[_Row]:
     openai, listing = OpenAi(runner, settings), Listing(runner.models, metrics)
+    tokens, anthropic = Tokens(runner, settings), Anthropic(runner, settings)
     return [
         _Row("GET", _both("/health"), listing.health),
         _Row("GET", ("/metrics",), listing.metrics, scope="observe"),
         _Row("GET", _both("/models"), listing.models),
         _Row("GET", _both("/models/{id:path}"), listing.model),
         _Row("POST", _both("/chat/completions"), openai.chat, is_work=True),
+        _Row("POST", _both("/completions"), openai.text, is_work=True),
+        _Row("POST", _both("/embeddings"), openai.embed, is_work=True),
+        _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
+        _Row("POST", _both("/messages"), anthropic.messages, is_work=True),
+        _Row("POST", _both("/messages/count_tokens"), anthropic.count),
+        _Row("POST", _both("/tokenize"), tokens.tokenize),
+        _Row("POST", _both("/detokenize"), tokens.detokenize),
+        _Row("GET", _both("/tokenizer_info"), tokens.tokenizer_info),
     ]
 
 

@@ -53,5 +53,7 @@ def _model(listed: Listed) -> dict[str, Any]:
         "state": listed.state,
         "type": "model",
         "display_name": listed.name,
+        "lifecycle": "active",
+        "max_input_tokens": listed.max_model_len,
         "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 
 from bobot.chat.protocol import ChatRequest, TextRequest, TokenLogprob
 from bobot.server.calls import Call, Reply, Stream, openai_stream
+from bobot.server.embeddings import EmbeddingBody, embedding_list, texts_of
 from bobot.server.openai_chat import ChatBody, chat_request
 from bobot.server.openai_chat_answer import ChatForm, chat_chunks, whole_chat
-from bobot.server.running import Runner, gather
+from bobot.server.openai_text import TextBody, text_plan
+from bobot.server.openai_text_answer import Echo, text_chunks, whole_texts
+from bobot.server.running import Gathered, Runner, gather, merge
 from bobot.server.settings import Settings
 from bobot.server.wire import decode
 
@@ -34,6 +39,33 @@ class OpenAi:
         if body.stream:
             return openai_stream(chat_chunks(events, form))
         return Reply(whole_chat(await gather(events), form))
+
+    async def text(self, call: Call) -> Reply | Stream:
+        body = decode(call.body, TextBody)
+        plan = text_plan(body, lenient=self._is_lenient)
+        async with self._runner.models.borrow(body.model) as opened:
+            echo = Echo(plan, opened.tokenizer)
+        starts = [
+            functools.partial(self._runner.run, call, body.model, request)
+            for request in plan.requests
+        ]
+        events = merge(starts)
+        if body.stream:
+            chunks = text_chunks(events, plan, echo, includes_usage=body.includes_usage)
+            return openai_stream(chunks)
+        gathered = [Gathered() for _ in starts]
+        async with contextlib.aclosing(events):
+            async for number, event in events:
+                gathered[number].add(event)
+        return Reply(whole_texts(gathered, plan, echo))
+
+    async def embed(self, call: Call) -> Reply:
+        body = decode(call.body, EmbeddingBody)
+        texts = texts_of(body, lenient=self._is_lenient)
+        async with self._runner.models.borrow(body.model) as opened:
+            async with self._runner.accounted(call, opened) as tally:
+                vectors, tally.prompt_tokens = await opened.model.embed(texts)
+            return Reply(embedding_list(opened.model.name, body, vectors, tally.prompt_tokens))
 
     async def _score(
         self, call: Call, body: ChatBody, request: ChatRequest
