@@ -27,6 +27,7 @@ from bobot.server.metrics import Metrics
 from bobot.server.models import Models
 from bobot.server.openai import OpenAi
 from bobot.server.rates import Rates
+from bobot.server.response_routes import Responses, ResponseStore
 from bobot.server.running import Runner
 from bobot.server.settings import Settings
 from bobot.server.tokens import Tokens
@@ -46,8 +47,8 @@ class _Row:
 
 def create_app(
     models: Models,
-    settings: Settings | None = None,
-    keys: KeyStore | None = None,
+    settings: Settings,
+    keys: KeyStore,
     *,
     extra_routes: Sequence[BaseRoute] = (),
     open_prefixes: tuple[str, ...] = (),
@@ -55,17 +56,17 @@ def create_app(
     """The ASGI application. `extra_routes` stand before its own; paths that begin with
     `open_prefixes` need no key. app.state.inflight drains it, app.state.runner asks its models.
     """
-    settings = settings or Settings()
     inflight = Inflight(settings.max_calls)
     metrics, rates = Metrics(lambda: len(inflight)), Rates()
-    runner = Runner(models, metrics, rates, keys)
+    runner, store = Runner(models, metrics, rates, keys), ResponseStore(keys.database)
+    store.forget_old()
     routes = [
         Route(
             path,
             Endpoint(path, row.handler, inflight, settings, scope=row.scope, is_work=row.is_work),
             methods=[row.method],
         )
-        for row in _rows(runner, settings, metrics)
+        for row in _rows(runner, settings, metrics, store)
         for path in row.paths
     ]
     door = Middleware(
@@ -82,8 +83,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         await models.close()
-        if keys is not None:
-            keys.close()
+        keys.close()
 
     app = Starlette(
         routes=[*extra_routes, *routes],
@@ -96,8 +96,11 @@ def create_app(
     return app
 
 
-def _rows(runner: Runner, settings: Settings, metrics: Metrics) -> list[_Row]:
+def _rows(
+    runner: Runner, settings: Settings, metrics: Metrics, store: ResponseStore
+) -> list[_Row]:
     openai, listing = OpenAi(runner, settings), Listing(runner.models, metrics)
+    responses = Responses(runner, settings, store)
     tokens, anthropic = Tokens(runner, settings), Anthropic(runner, settings)
     return [
         _Row("GET", _both("/health"), listing.health),
@@ -108,6 +111,11 @@ def _rows(runner: Runner, settings: Settings, metrics: Metrics) -> list[_Row]:
         _Row("POST", _both("/completions"), openai.text, is_work=True),
         _Row("POST", _both("/embeddings"), openai.embed, is_work=True),
         _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
+        _Row("POST", _both("/responses"), responses.create, is_work=True),
+        _Row("POST", _both("/responses/input_tokens"), responses.count),
+        _Row("GET", _both("/responses/{id}"), responses.get),
+        _Row("GET", _both("/responses/{id}/input_items"), responses.items),
+        _Row("DELETE", _both("/responses/{id}"), responses.delete),
         _Row("POST", _both("/messages"), anthropic.messages, is_work=True),
         _Row("POST", _both("/messages/count_tokens"), anthropic.count),
         _Row("POST", _both("/tokenize"), tokens.tokenize),

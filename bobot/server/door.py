@@ -54,7 +54,7 @@ class Door:
         app: ASGIApp,
         *,
         settings: Settings,
-        keys: KeyStore | None,
+        keys: KeyStore,
         rates: Rates,
         inflight: Inflight,
         metrics: Metrics,
@@ -128,7 +128,7 @@ class Door:
         """
         given = headers.get("x-api-key") or headers.get("authorization", "")
         text = re.sub(r"(?i)^bearer\s+", "", given).strip()
-        key = self._keys.find(text) if self._keys is not None and text else None
+        key = self._keys.find(text) if text else None
         if key is None and self._settings.needs_key:
             raise DoorError(
                 "This server needs a key, as Authorization: Bearer KEY; the one given is"

@@ -34,7 +34,7 @@ MAX_AT_ONCE = 16
 class Runner:
     """Asks models on behalf of calls and keeps the accounts."""
 
-    def __init__(self, models: Models, metrics: Metrics, rates: Rates, keys: KeyStore | None):
+    def __init__(self, models: Models, metrics: Metrics, rates: Rates, keys: KeyStore) -> None:
         self.models = models
         self._metrics = metrics
         self._rates = rates
@@ -100,8 +100,7 @@ class Runner:
         if key is not None:
             num_tokens = tally.prompt_tokens + tally.completion_tokens
             self._rates.spend(key, num_tokens)
-            if self._keys is not None:
-                self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
+            self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
 
 
 @contextlib.asynccontextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx2
 
@@ -19,8 +21,9 @@ from bobot.chat.protocol import (
     TokenLogprob,
     Usage,
 )
+from bobot.database import open_database
 from bobot.server.app import create_app
-from bobot.server.keys import KeyStore
+from bobot.server.keys import LADDER, KeyStore
 from bobot.server.models import Facts, Models, Opened, Source
 from bobot.server.settings import Settings
 from bobot.text.parts import Kind, PartDelta
@@ -149,7 +152,9 @@ def client_of(
 ) -> httpx2.AsyncClient:
     """A client whose requests go straight into the application."""
     sources = [source_of(model, tokenizer=tokenizer) for model in models]
-    app = create_app(Models(sources, budget_bytes, any_model=any_model), settings, keys)
+    keys = keys or KeyStore(open_database(Path(tempfile.mkdtemp()) / "server.db", LADDER))
+    models = Models(sources, budget_bytes, any_model=any_model)
+    app = create_app(models, settings or Settings(), keys)
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8008")
 
