@@ -22,9 +22,12 @@ from bobot.server.door import Door
 from bobot.server.drain import Inflight
 from bobot.server.failures import Failure
 from bobot.server.keys import KeyStore
+from bobot.server.library import Library
 from bobot.server.listing import Listing
 from bobot.server.metrics import Metrics
 from bobot.server.models import Models
+from bobot.server.ollama_answer import Ollama
+from bobot.server.ollama_models import OllamaModels
 from bobot.server.openai import OpenAi
 from bobot.server.rates import Rates
 from bobot.server.response_routes import Responses, ResponseStore
@@ -49,6 +52,7 @@ def create_app(
     models: Models,
     settings: Settings,
     keys: KeyStore,
+    library: Library,
     *,
     extra_routes: Sequence[BaseRoute] = (),
     open_prefixes: tuple[str, ...] = (),
@@ -66,7 +70,10 @@ def create_app(
             Endpoint(path, row.handler, inflight, settings, scope=row.scope, is_work=row.is_work),
             methods=[row.method],
         )
-        for row in _rows(runner, settings, metrics, store)
+        for row in [
+            *_openai_rows(runner, settings, store),
+            *_other_rows(runner, settings, metrics, library),
+        ]
         for path in row.paths
     ]
     door = Middleware(
@@ -96,31 +103,51 @@ def create_app(
     return app
 
 
-def _rows(
-    runner: Runner, settings: Settings, metrics: Metrics, store: ResponseStore
-) -> list[_Row]:
-    openai, listing = OpenAi(runner, settings), Listing(runner.models, metrics)
+def _openai_rows(runner: Runner, settings: Settings, store: ResponseStore) -> list[_Row]:
+    openai, tokens = OpenAi(runner, settings), Tokens(runner, settings)
     responses = Responses(runner, settings, store)
-    tokens, anthropic = Tokens(runner, settings), Anthropic(runner, settings)
     return [
-        _Row("GET", _both("/health"), listing.health),
-        _Row("GET", ("/metrics",), listing.metrics, scope="observe"),
-        _Row("GET", _both("/models"), listing.models),
-        _Row("GET", _both("/models/{id:path}"), listing.model),
         _Row("POST", _both("/chat/completions"), openai.chat, is_work=True),
+        _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
         _Row("POST", _both("/completions"), openai.text, is_work=True),
         _Row("POST", _both("/embeddings"), openai.embed, is_work=True),
-        _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
         _Row("POST", _both("/responses"), responses.create, is_work=True),
         _Row("POST", _both("/responses/input_tokens"), responses.count),
         _Row("GET", _both("/responses/{id}"), responses.get),
         _Row("GET", _both("/responses/{id}/input_items"), responses.items),
         _Row("DELETE", _both("/responses/{id}"), responses.delete),
-        _Row("POST", _both("/messages"), anthropic.messages, is_work=True),
-        _Row("POST", _both("/messages/count_tokens"), anthropic.count),
         _Row("POST", _both("/tokenize"), tokens.tokenize),
         _Row("POST", _both("/detokenize"), tokens.detokenize),
         _Row("GET", _both("/tokenizer_info"), tokens.tokenizer_info),
+    ]
+
+
+def _other_rows(
+    runner: Runner, settings: Settings, metrics: Metrics, library: Library
+) -> list[_Row]:
+    listing = Listing(runner.models, metrics)
+    anthropic, ollama = Anthropic(runner, settings), Ollama(runner, settings)
+    ollama_models = OllamaModels(runner.models, library)
+    return [
+        _Row("GET", _both("/health"), listing.health),
+        _Row("GET", ("/metrics",), listing.metrics, scope="observe"),
+        _Row("GET", _both("/models"), listing.models),
+        _Row("GET", _both("/models/{id:path}"), listing.model),
+        _Row("POST", _both("/messages"), anthropic.messages, is_work=True),
+        _Row("POST", _both("/messages/count_tokens"), anthropic.count),
+        _Row("GET", ("/",), ollama_models.root),
+        _Row("GET", ("/api/version",), ollama_models.version),
+        _Row("GET", ("/api/tags",), ollama_models.tags),
+        _Row("GET", ("/api/ps",), ollama_models.ps),
+        _Row("POST", ("/api/show",), ollama_models.show),
+        _Row("POST", ("/api/chat",), ollama.chat, is_work=True),
+        _Row("POST", ("/api/generate",), ollama.generate, is_work=True),
+        _Row("POST", ("/api/embed",), ollama.embed, is_work=True),
+        _Row("POST", ("/api/embeddings",), ollama.embeddings, is_work=True),
+        _Row("POST", ("/api/pull",), ollama_models.pull, scope="manage"),
+        _Row("DELETE", ("/api/delete",), ollama_models.delete, scope="manage"),
+        _Row("POST", ("/api/create", "/api/copy", "/api/push"), ollama_models.refused),
+        _Row("POST", ("/api/blobs/{digest}",), ollama_models.refused),
     ]
 
 

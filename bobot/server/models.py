@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bobot.chat.protocol import ChatModel, OverloadedError, ParameterError
+from bobot.chat.protocol import ChatModel, ChatRequest, OverloadedError, ParameterError
 from bobot.errors import RequestError
 from bobot.text import Tokenizer
 
@@ -45,6 +45,8 @@ class Opened:
 
     model: ChatModel
     tokenizer: Tokenizer | None = None
+    prompt_ids: Callable[[ChatRequest], Awaitable[Sequence[int]]] | None = None
+    """The prompt of a conversation as the model reads it, without asking for an answer."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,12 @@ class Models:
     def release(self, asked: str) -> None:
         """Leaves memory as soon as nobody uses it."""
         self._entries[self.name_of(asked)].goes_when_idle = True
+
+    async def unload(self, asked: str) -> None:
+        """Takes it out of memory, now or as soon as nobody uses it."""
+        entry = self._entries[self.name_of(asked)]
+        entry.goes_when_idle = True
+        await self._close_if_idle(entry)
 
     async def close(self) -> None:
         """Closes every model; nobody may be using one."""

@@ -60,6 +60,8 @@ class Runner:
         begins. ParameterError for a hosted model, which does not say.
         """
         async with self.models.borrow(model) as opened:
+            if opened.prompt_ids is not None:
+                return tuple(await opened.prompt_ids(request))
             events = opened.model.chat(request)
             async with _closing(events):
                 async for event in events:
