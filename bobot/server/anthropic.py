@@ -112,7 +112,9 @@ class MessagesBody(CountBody, kw_only=True):
     def shows_thinking(self) -> bool:
         """Blocks of thinking are sent only to those who asked for them, as Anthropic does."""
         thinking = self.thinking
-        return thinking is not None and thinking.type != "disabled" and thinking.display != "omitted"
+        return (
+            thinking is not None and thinking.type != "disabled" and thinking.display != "omitted"
+        )
 
 
 def messages_request(body: MessagesBody, *, lenient: bool = False) -> ChatRequest:
@@ -171,7 +173,7 @@ def _tools(body: CountBody, *, lenient: bool) -> tuple[dict[str, Any], ...]:
         function = FunctionFields(
             name=tool.name, description=tool.description, parameters=tool.input_schema
         )
-        found.append(function.as_tool(f"tools[{index}]"))
+        found.append(function.as_tool(f"tools[{index}]", lenient=lenient))
     check_names(tuple(found))
     return tuple(found)
 

@@ -62,7 +62,8 @@ def create_app(
     """
     inflight = Inflight(settings.max_calls)
     metrics, rates = Metrics(lambda: len(inflight)), Rates()
-    runner, store = Runner(models, metrics, rates, keys), ResponseStore(keys.database)
+    runner = Runner(models, metrics, rates, keys, is_lenient=settings.is_lenient)
+    store = ResponseStore(keys.database)
     store.forget_old()
     routes = [
         Route(
@@ -108,6 +109,7 @@ def _openai_rows(runner: Runner, settings: Settings, store: ResponseStore) -> li
     responses = Responses(runner, settings, store)
     return [
         _Row("POST", _both("/chat/completions"), openai.chat, is_work=True),
+        _Row("GET", _both("/chat/completions"), openai.stored_chats),
         _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
         _Row("POST", _both("/completions"), openai.text, is_work=True),
         _Row("POST", _both("/embeddings"), openai.embed, is_work=True),

@@ -197,6 +197,7 @@ class Endpoint:
                 with contextlib.suppress(asyncio.CancelledError):
                     await answering
 
+
 class _Sender:
     def __init__(self, send: Send, face: Face, call: Call, ping_s: float) -> None:
         self._stopped_by: DoorError | None = None
@@ -277,9 +278,7 @@ class _Sender:
 
 
 def _stopping() -> DoorError:
-    return DoorError(
-        "The server is stopping.", status=503, code="stopping", retry_after_s=BUSY_S
-    )
+    return DoorError("The server is stopping.", status=503, code="stopping", retry_after_s=BUSY_S)
 
 
 def _took_too_long(max_s: float) -> DoorError:

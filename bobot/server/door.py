@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bobot.errors import BobotError
 from bobot.server import hosts
-from bobot.server.calls import BUSY_S, Call, face_of
+from bobot.server.calls import ANTHROPIC, BUSY_S, Call, face_of
 from bobot.server.drain import Inflight
 from bobot.server.failures import DoorError, failure_of
 from bobot.server.keys import Key, KeyStore
@@ -76,7 +76,8 @@ class Door:
             return
         headers = Headers(scope=scope)
         passage = _Passage(_call(scope, headers), time.monotonic(), dict(SAFE_HEADERS))
-        passage.headers["x-request-id"] = passage.call.request_id
+        name = "request-id" if face_of(passage.call.path) is ANTHROPIC else "x-request-id"
+        passage.headers[name] = passage.call.request_id
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":

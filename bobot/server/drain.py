@@ -1,5 +1,5 @@
-"""The answers that are under way, and how a server ends: it refuses new calls and lets the open ones
-finish for a while.
+"""The answers that are under way, and how a server ends: it refuses new calls and lets the open
+ones finish for a while.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ class Inflight:
         return len(self._tasks) >= self.max_calls
 
     @contextlib.contextmanager
-    def holding(
-        self, task: asyncio.Future[None], stop: Callable[[], None]
-    ) -> Iterator[None]:
+    def holding(self, task: asyncio.Future[None], stop: Callable[[], None]) -> Iterator[None]:
         """Inside this block the call counts as open; `stop` is called before it is cancelled."""
         self._tasks[task] = stop
         self._is_empty.clear()

@@ -29,9 +29,10 @@ def texts_of(body: EmbeddingBody, *, lenient: bool) -> list[str | list[int]]:
 
 
 def embedding_list(
-    model: str, body: EmbeddingBody, vectors: list[list[float]], num_tokens: int
+    model: str, vectors: list[list[float]], num_tokens: int, *, as_text: bool
 ) -> dict[str, Any]:
-    as_text = body.encoding_format == "base64"
+    """`as_text`: base64. Leniently numbers are sent anyway: OpenAI's client checks the types of
+    an answer before it decodes it, and takes either."""
     return {
         "object": "list",
         "data": [

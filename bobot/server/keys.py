@@ -161,9 +161,7 @@ class KeyStore:
                 "no valid key is named {name!r}.", hint="bobot keys lists them.", name=name
             )
 
-    def add_usage(
-        self, key: Key, model: str, prompt_tokens: int, completion_tokens: int
-    ) -> None:
+    def add_usage(self, key: Key, model: str, prompt_tokens: int, completion_tokens: int) -> None:
         """Counts one request of a stored key."""
         if key.id == NO_KEY:
             return

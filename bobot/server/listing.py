@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from bobot.server.calls import Call, Reply
+from bobot.server.failures import DoorError
 from bobot.server.metrics import CONTENT_TYPE, Metrics
 from bobot.server.models import Listed, Models, as_meta
 
@@ -32,6 +33,16 @@ class Listing:
         return Reply(_model(self._models.describe(call.params["id"])))
 
     async def health(self, call: Call) -> Reply:
+        """503 until the first model is loaded; requests may come before, they wait."""
+        name = self._models.default_name
+        if name is not None and self._models.describe(name).state == "loading":
+            raise DoorError(
+                "{name} is being loaded.",
+                status=503,
+                code="loading",
+                retry_after_s=1.0,
+                name=name,
+            )
         return Reply({"status": "ok"})
 
     async def metrics(self, call: Call) -> Reply:

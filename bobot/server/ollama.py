@@ -1,8 +1,8 @@
 """Ollama's chat and generate: the request, checked and turned into the protocol's.
 
-num_ctx needs nothing: a prompt is never cut here, one that is too long is refused. Options that only
-say how a machine computes (num_gpu, num_thread ...) are passed over; those that would change the
-answer and are not supported are refused.
+num_ctx needs nothing: a prompt is never cut here, one that is too long is refused. Options that
+only say how a machine computes (num_gpu, num_thread ...) are passed over; those that would change
+the answer and are not supported are refused.
 """
 
 from __future__ import annotations

@@ -40,11 +40,17 @@ class OpenAi:
             return openai_stream(chat_chunks(events, form))
         return Reply(whole_chat(await gather(events), form))
 
+    async def stored_chats(self, call: Call) -> Reply:
+        """None: `store` is refused."""
+        return Reply(
+            {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+        )
+
     async def text(self, call: Call) -> Reply | Stream:
         body = decode(call.body, TextBody)
         plan = text_plan(body, lenient=self._is_lenient)
         async with self._runner.models.borrow(body.model) as opened:
-            echo = Echo(plan, opened.tokenizer)
+            echo = Echo(plan, opened.tokenizer, 0.0 if self._is_lenient else None)
         starts = [
             functools.partial(self._runner.run, call, body.model, request)
             for request in plan.requests
@@ -62,10 +68,13 @@ class OpenAi:
     async def embed(self, call: Call) -> Reply:
         body = decode(call.body, EmbeddingBody)
         texts = texts_of(body, lenient=self._is_lenient)
+        as_text = body.encoding_format == "base64" and not self._is_lenient
         async with self._runner.models.borrow(body.model) as opened:
             async with self._runner.accounted(call, opened) as tally:
                 vectors, tally.prompt_tokens = await opened.model.embed(texts)
-            return Reply(embedding_list(opened.model.name, body, vectors, tally.prompt_tokens))
+            return Reply(
+                embedding_list(opened.model.name, vectors, tally.prompt_tokens, as_text=as_text)
+            )
 
     async def _score(
         self, call: Call, body: ChatBody, request: ChatRequest

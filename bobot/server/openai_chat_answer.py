@@ -281,8 +281,7 @@ def _ranked(entry: TokenLogprob) -> dict[str, Any]:
     for rank, (token_id, piece, logprob) in enumerate(entry.top, start=1):
         found[str(token_id)] = _vllm_token(piece, logprob, rank)
     if str(entry.token_id) not in found:
-        # Outside the most likely ones its rank is not known.
-        found[str(entry.token_id)] = _vllm_token(entry.piece, entry.logprob, None)
+        found[str(entry.token_id)] = _vllm_token(entry.piece, entry.logprob, entry.rank)
     return found
 
 

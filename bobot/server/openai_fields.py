@@ -93,9 +93,7 @@ def _logit_bias(given: dict[str, float], *, lenient: bool) -> dict[int, float]:
         if not re.fullmatch(r"[0-9]{1,9}", name):
             if lenient:
                 continue
-            raise ParameterError(
-                "{param}: {name!r} is no token id.", param="logit_bias", name=name
-            )
+            raise ParameterError("{param}: {name!r} is no token id.", param="logit_bias", name=name)
         if not -100 <= value <= 100:
             raise ParameterError(
                 "{param} is {value}; allowed: {allowed}.",
@@ -223,9 +221,11 @@ class FunctionFields(Struct, kw_only=True):
     parameters: Any = None
     strict: bool | None = None
 
-    def as_tool(self, param: str) -> dict[str, Any]:
-        """For the chat template. `strict` is left out: arguments always keep to their schema."""
-        schema = self.parameters
+    def as_tool(self, param: str, *, lenient: bool = False) -> dict[str, Any]:
+        """For the chat template. `strict` is left out: arguments always keep to their schema.
+        Leniently, what is no schema inside one allows everything.
+        """
+        schema = _loosened(self.parameters) if lenient else self.parameters
         if schema is not None and not isinstance(schema, dict):
             raise ParameterError("{param} is no JSON schema.", param=f"{param}.parameters")
         function = {
@@ -234,6 +234,16 @@ class FunctionFields(Struct, kw_only=True):
             "parameters": schema or {"type": "object", "properties": {}},
         }
         return {"type": "function", "function": function}
+
+
+def _loosened(schema: Any) -> Any:
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+        return schema
+    inner = {
+        name: _loosened(value) if isinstance(value, dict | bool) else True
+        for name, value in schema["properties"].items()
+    }
+    return {**schema, "properties": inner}
 
 
 def check_choice(choice: str, tools: tuple[Any, ...], param: str = "tool_choice") -> str:

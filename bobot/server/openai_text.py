@@ -36,7 +36,7 @@ class TextBody(SamplingFields, kw_only=True):
     max_completion_tokens: Count | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | bool | None = None
-    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Meta(ge=0, le=128)] | None = None
     suffix: str | None = None
     response_format: ResponseFormat | None = None
 
@@ -123,9 +123,7 @@ def prompts_of(
     kind = type(given[0])
     odd = next((i for i, entry in enumerate(given) if type(entry) is not kind), None)
     if odd is not None:
-        raise ParameterError(
-            "{param} mixes texts and token ids.", param=f"{param}[{odd}]"
-        )
+        raise ParameterError("{param} mixes texts and token ids.", param=f"{param}[{odd}]")
     if kind is int:
         return [_ids(given, param)]
     return [

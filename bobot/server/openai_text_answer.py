@@ -1,7 +1,8 @@
-"""OpenAI's completions: the answer, whole and in chunks, with the prompt in front where it is wanted.
+"""OpenAI's completions: the answer, whole and in chunks, the prompt in front where it is wanted.
 
 A beginning token that was put before a text has no text of its own, so that text_offset counts in
-the text that was sent. The first log-probability is null: nothing precedes that token.
+the text that was sent. The first log-probability is null: nothing precedes that token. Clients with
+strict types can't read that; leniently it is 0.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Echo:
 
     plan: TextPlan
     tokenizer: Tokenizer | None
+    nothing: float | None = None
+    """In the place of a log-probability that does not exist."""
 
     def text(self, number: int) -> str:
         prompt = self.plan.requests[number].prompt
@@ -58,7 +61,7 @@ class Echo:
         if not self.plan.echoes or self.plan.num_logprobs is None:
             return []
         return [
-            (self._first(number), None, ())
+            (self._first(number), self.nothing, ())
             if entry is None
             else (entry.piece, entry.logprob, entry.top)
             for entry in entries

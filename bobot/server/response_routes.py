@@ -153,15 +153,11 @@ class Responses:
     def _find(self, call: Call) -> Kept:
         return self._store.find(_owner(call), call.params["id"], "response_id")
 
-    def _request(
-        self, call: Call, body: InputBody
-    ) -> tuple[ChatRequest, list[dict[str, Any]]]:
+    def _request(self, call: Call, body: InputBody) -> tuple[ChatRequest, list[dict[str, Any]]]:
         """The request, and its messages without instructions."""
         before: list[dict[str, Any]] = []
         if body.previous_response_id is not None:
-            kept = self._store.find(
-                _owner(call), body.previous_response_id, "previous_response_id"
-            )
+            kept = self._store.find(_owner(call), body.previous_response_id, "previous_response_id")
             before = kept.history
         request = response_request(body, before, lenient=self._is_lenient)
         skipped = 1 if body.instructions else 0

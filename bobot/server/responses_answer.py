@@ -268,9 +268,7 @@ class _EventWriter:
             yield self._at("response.custom_tool_call_input.delta", delta=given)
             yield self._at("response.custom_tool_call_input.done", input=given)
         else:
-            yield self._at(
-                "response.function_call_arguments.done", name=first.name, arguments=text
-            )
+            yield self._at("response.function_call_arguments.done", name=first.name, arguments=text)
         if first.kind != "tool_call":
             content = item["content"][0]
             yield self._at("response.content_part.done", content_index=0, part=content)

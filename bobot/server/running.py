@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bobot.chat.protocol import (
     ChatRequest,
@@ -34,8 +34,17 @@ MAX_AT_ONCE = 16
 class Runner:
     """Asks models on behalf of calls and keeps the accounts."""
 
-    def __init__(self, models: Models, metrics: Metrics, rates: Rates, keys: KeyStore) -> None:
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        rates: Rates,
+        keys: KeyStore,
+        *,
+        is_lenient: bool = False,
+    ) -> None:
         self.models = models
+        self._is_lenient = is_lenient
         self._metrics = metrics
         self._rates = rates
         self._keys = keys
@@ -44,16 +53,27 @@ class Runner:
         self, call: Call, model: str | None, request: ChatRequest | TextRequest
     ) -> AsyncGenerator[Event, None]:
         """The events of one answer; closing it cancels the answer."""
-        async with self.models.borrow(model) as opened:
-            async with self.accounted(call, opened) as tally:
-                if isinstance(request, ChatRequest):
-                    events = opened.model.chat(request)
-                else:
-                    events = opened.model.complete(request)
-                async with _closing(events):
-                    async for event in events:
-                        tally.add(event)
-                        yield event
+        async with self.models.borrow(model) as opened, self.accounted(call, opened) as tally:
+            if isinstance(request, ChatRequest):
+                events = opened.model.chat(await self._within_means(opened, request))
+            else:
+                events = opened.model.complete(request)
+            async with _closing(events):
+                async for event in events:
+                    tally.add(event)
+                    yield event
+
+    async def _within_means(self, opened: Opened, request: ChatRequest) -> ChatRequest:
+        """Leniently, without a reasoning effort where the model has none."""
+        if not self._is_lenient or request.reasoning_effort is None or opened.prompt_ids is None:
+            return request
+        try:
+            await opened.prompt_ids(request)
+        except ParameterError as error:
+            if error.param != "reasoning_effort":
+                raise
+            return replace(request, reasoning_effort=None)
+        return request
 
     async def prompt_ids(self, model: str | None, request: ChatRequest) -> tuple[int, ...]:
         """The prompt of a conversation as the model reads it; the answer is cancelled before it
@@ -61,6 +81,7 @@ class Runner:
         """
         async with self.models.borrow(model) as opened:
             if opened.prompt_ids is not None:
+                request = await self._within_means(opened, request)
                 return tuple(await opened.prompt_ids(request))
             events = opened.model.chat(request)
             async with _closing(events):

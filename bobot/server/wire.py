@@ -1,5 +1,5 @@
-"""Bytes of HTTP bodies: JSON in, checked against the types of a struct; JSON, server-sent events and
-lines of JSON out.
+"""Bytes of HTTP bodies: JSON in, checked against the types of a struct; JSON, server-sent events
+and lines of JSON out.
 """
 
 from __future__ import annotations
