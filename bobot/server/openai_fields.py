@@ -83,7 +83,7 @@ def sampling_of(body: SamplingFields, *, lenient: bool) -> dict[str, Any]:
     if body.stop_token_ids:
         found["stop_token_ids"] = tuple(body.stop_token_ids)
     if body.logit_bias:
-        found["logit_bias"] = _logit_bias(body.logit_bias, lenient=lenient)
+        found["logit_bias"] = _logit_bias(body.logit_bias, lenient=lenient) or None
     return {name: value for name, value in found.items() if value is not None}
 
 

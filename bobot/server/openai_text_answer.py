@@ -8,6 +8,7 @@ strict types can't read that; leniently it is 0.
 from __future__ import annotations
 
 import time
+from codecs import getincrementaldecoder
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _choice(
     }
     if plan.num_logprobs is not None:
         pieces = echo.pieces(number, one.prompt_scores) + _pieces(answer.logprobs)
-        choice["logprobs"] = text_logprobs(pieces, plan.num_logprobs)
+        choice["logprobs"] = text_logprobs(pieces, plan.num_logprobs, Offsets())
     if answer.stop is not None:
         choice["stop_reason"] = answer.stop
     if plan.shows_prompt_scores:
@@ -125,16 +126,30 @@ def _pieces(entries: Iterable[TokenLogprob]) -> Pieces:
     return [(entry.piece, entry.logprob, entry.top) for entry in entries]
 
 
-def text_logprobs(pieces: Pieces, num_top: int, offset: int = 0) -> dict[str, Any]:
-    """OpenAI's logprobs of a completion; `offset`: characters of the text before. With
-    alternatives each dict has the token itself too, as OpenAI's has."""
+class Offsets:
+    """Counts the characters before each token of a text; a character that several tokens make
+    begins at the first of them."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._count = 0
+
+    def pass_over(self, piece: bytes) -> int:
+        """Where the token begins."""
+        begin = self._count
+        self._count += len(self._decoder.decode(piece))
+        return begin
+
+
+def text_logprobs(pieces: Pieces, num_top: int, places: Offsets) -> dict[str, Any]:
+    """OpenAI's logprobs of a completion. With alternatives each dict has the token itself too, as
+    OpenAI's has."""
     tokens, values, tops, offsets = [], [], [], []
     for piece, logprob, top in pieces:
         text = piece.decode("utf-8", "replace")
         tokens.append(text)
         values.append(None if logprob is None else finite(logprob))
-        offsets.append(offset)
-        offset += len(text)
+        offsets.append(places.pass_over(piece))
         if logprob is None or not num_top:
             tops.append(None)
             continue
@@ -181,8 +196,8 @@ class _ChunkWriter:
             "model": "",
             "system_fingerprint": FINGERPRINT,
         }
-        self._offsets: dict[int, int] = {}
-        """Characters sent of each choice; a choice that is missing has not begun."""
+        self._offsets: dict[int, Offsets] = {}
+        """Of each choice that has begun."""
         self._usages: list[Usage] = []
         self._prompt_ids: dict[int, tuple[int, ...]] = {}
         self._scores: dict[int, tuple[TokenLogprob | None, ...]] = {}
@@ -220,7 +235,7 @@ class _ChunkWriter:
         choice_index = number * self._plan.num_answers + index
         if choice_index in self._offsets:
             return
-        self._offsets[choice_index] = 0
+        places = self._offsets[choice_index] = Offsets()
         plan = self._plan
         if not (plan.echoes or plan.shows_prompt_scores or plan.shows_ids):
             return
@@ -228,7 +243,7 @@ class _ChunkWriter:
         choice = chunk["choices"][0]
         if plan.echoes and plan.num_logprobs is not None:
             pieces = self._echo.pieces(number, self._scores.get(number, ()))
-            choice["logprobs"] = text_logprobs(pieces, plan.num_logprobs)
+            choice["logprobs"] = text_logprobs(pieces, plan.num_logprobs, places)
         if plan.shows_prompt_scores:
             choice["prompt_logprobs"] = vllm_prompt_logprobs(self._scores.get(number, ()))
         if plan.shows_ids:
@@ -236,12 +251,12 @@ class _ChunkWriter:
         yield chunk
 
     def _delta(self, number: int, event: Delta) -> dict[str, Any]:
-        offset = self._offsets[number * self._plan.num_answers + event.index]
+        places = self._offsets[number * self._plan.num_answers + event.index]
         chunk = self._chunk(number, event.index, event.part.text)
         choice = chunk["choices"][0]
         if self._plan.num_logprobs is not None:
             pieces = _pieces(event.logprobs)
-            choice["logprobs"] = text_logprobs(pieces, self._plan.num_logprobs, offset)
+            choice["logprobs"] = text_logprobs(pieces, self._plan.num_logprobs, places)
         if self._plan.shows_ids:
             choice["token_ids"] = list(event.token_ids)
         return chunk
@@ -250,7 +265,6 @@ class _ChunkWriter:
         self, number: int, index: int, text: str, *, reason: str | None = None
     ) -> dict[str, Any]:
         choice_index = number * self._plan.num_answers + index
-        self._offsets[choice_index] += len(text)
         choice = {
             "index": choice_index,
             "text": text,

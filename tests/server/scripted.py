@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
+from starlette.applications import Starlette
 
 from bobot.chat.protocol import (
     ChatRequest,
@@ -21,9 +23,8 @@ from bobot.chat.protocol import (
     TokenLogprob,
     Usage,
 )
-from bobot.database import open_database
 from bobot.server.app import create_app
-from bobot.server.keys import LADDER, KeyStore
+from bobot.server.keys import KeyStore
 from bobot.server.models import Facts, Models, Opened, Source
 from bobot.server.settings import Settings
 from bobot.text.parts import Kind, PartDelta
@@ -142,23 +143,57 @@ def source_of(model: ScriptedModel, num_bytes: int = 100, tokenizer: object = No
     return Source(model.name, facts, lambda: num_bytes, open_it)
 
 
-def client_of(
+class Talk:
+    """A client whose requests go straight into an application, in an event loop of its own."""
+
+    def __init__(self, app: Starlette, models: Models, keys: KeyStore) -> None:
+        self.app, self.models, self.keys = app, models, keys
+        self.loop = asyncio.new_event_loop()
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        self.client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8008")
+
+    def ask(self, path: str, body: Any = None, method: str = "", **options: Any) -> httpx2.Response:
+        """POST with a body (bytes go as they are), else GET."""
+        if isinstance(body, bytes):
+            options["content"] = body
+        elif body is not None:
+            options["json"] = body
+        method = method or ("GET" if body is None else "POST")
+        return self.loop.run_until_complete(self.client.request(method, path, **options))
+
+    def together(self, *asks: tuple[str, Any]) -> list[httpx2.Response]:
+        """Several POSTs at once."""
+
+        async def all_of_them() -> list[httpx2.Response]:
+            return await asyncio.gather(*(self.client.post(path, json=body) for path, body in asks))
+
+        return self.loop.run_until_complete(all_of_them())
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.client.aclose())
+        self.loop.run_until_complete(self.models.close())
+        self.loop.close()
+        self.keys.close()
+
+
+def talk_to(
+    folder: Path,
     *models: ScriptedModel,
-    settings: Settings | None = None,
-    keys: KeyStore | None = None,
+    tokenizer: object = None,
     any_model: bool = False,
     budget_bytes: int = 1000,
-    tokenizer: object = None,
-) -> httpx2.AsyncClient:
-    """A client whose requests go straight into the application."""
-    sources = [source_of(model, tokenizer=tokenizer) for model in models]
-    keys = keys or KeyStore(open_database(Path(tempfile.mkdtemp()) / "server.db", LADDER))
-    models = Models(sources, budget_bytes, any_model=any_model)
-    app = create_app(models, settings or Settings(), keys)
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8008")
+    api_keys: Sequence[str] = (),
+    sources: Sequence[Source] = (),
+    library: Any = None,
+    **settings: Any,
+) -> Talk:
+    keys = KeyStore.open(folder / "server.db", list(api_keys))
+    found = [*sources, *(source_of(model, tokenizer=tokenizer) for model in models)]
+    served = Models(found, budget_bytes, any_model=any_model)
+    return Talk(create_app(served, Settings(**settings), keys, library), served, keys)
 
 
-def events_of(text: str) -> list[str]:
-    """The data of each server-sent event."""
-    return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+def events_of(text: str) -> list[Any]:
+    """The data of each server-sent event, without the [DONE] that must end OpenAI's."""
+    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(entry) for entry in data if entry != "[DONE]"]
