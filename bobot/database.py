@@ -59,7 +59,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, ladder: Sequence[str]) 
             allowed=len(ladder),
         )
     if 0 < version < len(ladder):
-        with closing(sqlite3.connect(path.with_name(f"{path.name}.version{version}"))) as copy:
+        old = path.with_name(f"{path.name}.version{version}")
+        old.touch(mode=0o600)
+        with closing(sqlite3.connect(old)) as copy:
             connection.backup(copy)
     for number in range(version, len(ladder)):
         try:

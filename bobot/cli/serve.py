@@ -72,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=tr("a web page that may call it (* for all); may be repeated"),
     )
+    _add_habits(parser)
+
+
+def _add_habits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--any-model",
         action="store_true",
@@ -126,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
     served = models.Models(
         shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
     )
+    store = keys.KeyStore.open(user_paths().data / "server.db", given)
     ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
     sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
-    store = keys.KeyStore.open(user_paths().data / "server.db", given)
     _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
     _tell_keys(store, needs_key=limits.needs_key)
     _show_requests()

@@ -150,10 +150,11 @@ class Endpoint:
         call.params, call.label = scope.get("path_params", {}), self.label
         sender = _Sender(send, face_of(call.path), call, self._settings.ping_s)
         try:
-            self._check(call)
+            self._check_scope(call)
             call.body = await asyncio.wait_for(
                 read_body(receive, self._settings.max_body_bytes), MAX_BODY_S
             )
+            self._check_room()
         except TimeoutError:
             await sender.fail(_slow_body())
         except BobotError as error:
@@ -161,7 +162,7 @@ class Endpoint:
         else:
             await self._answer(sender, receive)
 
-    def _check(self, call: Call) -> None:
+    def _check_scope(self, call: Call) -> None:
         if call.key is not None and self._scope not in call.key.scopes:
             raise DoorError(
                 "The key {name!r} does not allow this; it allows: {allowed}.",
@@ -170,6 +171,9 @@ class Endpoint:
                 name=call.key.name,
                 allowed=", ".join(call.key.scopes) or "none",
             )
+
+    def _check_room(self) -> None:
+        """Nothing is awaited between this check and the call's being counted."""
         if self._is_work and self._inflight.is_full:
             raise OverloadedError(
                 "{count} requests wait already; try again later.",

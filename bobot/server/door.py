@@ -87,6 +87,7 @@ class Door:
             await send(message)
 
         try:
+            self._check_size(headers)
             self._check_place(passage, headers)
             if scope["method"] == "OPTIONS":
                 await _send(dressed, 204, b"", {})
@@ -101,6 +102,17 @@ class Door:
             await _send(dressed, reply.status, encode(reply.content), reply.headers)
         finally:
             self._note(scope["method"], passage)
+
+    def _check_size(self, headers: Headers) -> None:
+        """uvicorn limits a head only while parts of it are missing."""
+        limit = self._settings.max_head_bytes
+        if sum(len(name) + len(value) for name, value in headers.raw) > limit:
+            raise DoorError(
+                "The headers have more than {limit} bytes.",
+                status=431,
+                code="headers_too_large",
+                limit=limit,
+            )
 
     def _check_place(self, passage: _Passage, headers: Headers) -> None:
         """The name the server is called by, and the page that calls."""

@@ -47,11 +47,10 @@ def check_origin(origin: str | None, host: str | None, allowed: tuple[str, ...])
     """DoorError 403 unless a browser's page is of this server, this machine or `allowed`."""
     if origin is None or origin in allowed or "*" in allowed:
         return
-    parts = urlsplit(origin)
-    if parts.scheme in ("http", "https"):
-        name = _hostname(origin)
-        is_own = parts.netloc == host
-        if is_own or name == "localhost" or (name and _is_loopback(name)):
+    scheme, _, place = origin.partition("://")
+    name = _hostname(origin)
+    if scheme in ("http", "https") and name is not None:
+        if place == host or name == "localhost" or _is_loopback(name):
             return
     raise DoorError(
         "Pages of {origin!r} may not call this server; bobot serve --allow-origin allows them.",

@@ -16,8 +16,6 @@ from bobot.errors import BobotError, UsageError
 from bobot.server.models import Models
 from bobot.server.settings import Settings
 
-MAX_HEAD_BYTES = 64 << 10
-"""Of a request's line and headers."""
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
 
@@ -98,7 +96,7 @@ async def _run(
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        h11_max_incomplete_event_size=settings.max_head_bytes,
     )
     server = _Server(config, app, settings.drain_s)
 

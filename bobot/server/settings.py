@@ -19,6 +19,8 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may call it, beside those of this machine; "*": all."""
     max_body_bytes: int = 32 * MIB
+    max_head_bytes: int = 64 << 10
+    """Of a request's headers."""
     max_calls: int = 256
     """Requests that are worked on or wait."""
     max_answer_s: float = 3600.0
