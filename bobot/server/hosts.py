@@ -49,9 +49,9 @@ def check_origin(origin: str | None, host: str | None, allowed: tuple[str, ...])
         return
     scheme, _, place = origin.partition("://")
     name = _hostname(origin)
-    if scheme in ("http", "https") and name is not None:
-        if place == host or name == "localhost" or _is_loopback(name):
-            return
+    is_web = scheme in ("http", "https") and name is not None
+    if is_web and (place == host or name == "localhost" or _is_loopback(name or "")):
+        return
     raise DoorError(
         "Pages of {origin!r} may not call this server; bobot serve --allow-origin allows them.",
         status=403,

@@ -56,7 +56,8 @@ def make(rng: random.Random) -> tuple[str, bytes]:
 
 
 def main() -> int:
-    number, seed = (int(word) for word in [*sys.argv[1:], "20000", "1"][:2])
+    given = [int(word) for word in sys.argv[1:]]
+    number, seed = [*given, *(20_000, 1)[len(given) :]]
     with serving("--context", "256") as server:
         statuses, broken = asyncio.run(fuzz(server.url, number, seed))
     print(f"{number} bodies, seed {seed}: {dict(sorted(statuses.items()))}")

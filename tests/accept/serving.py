@@ -59,6 +59,11 @@ def serving(*words: str, name: str = "server") -> Iterator[Running]:
     assert status == 0, f"the server ended with {status}: {log.read_text()[-2000:]}"
 
 
+def clean_environment() -> dict[str, str]:
+    """This one, without packages of another Python."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def python_with(name: str, *packages: str) -> Path:
     """The Python of an environment in build/accept that has these packages."""
     folder = BUILD / name
@@ -67,6 +72,7 @@ def python_with(name: str, *packages: str) -> Path:
     wanted = "\n".join(packages)
     if not done.exists() or done.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        command = [python, "-m", "pip", "install", "--quiet", *packages]
+        subprocess.run(command, check=True, env=clean_environment())
         done.write_text(wanted)
     return python

@@ -61,7 +61,7 @@ ODD = [
     {"type": "x"}, {"type": "function"}, {"type": "text", "text": None}, [[1], ["a"]], {"": []},
 ]  # fmt: skip
 RAW = [
-    b'{"messages": [{"role": "user", "content": "\\ud800"}], "prompt": "\\ud800", "input": "\\udc00"}',
+    b'{"messages": [{"role": "user", "content": "\\ud800"}], "prompt": "\\ud800", "input": "\\u"}',
     b'{"prompt": NaN}', b'{"temperature": 1e999}', b'{"n": 1' + b"0" * 5000 + b"}",
     b"[" * 20000, b'{"a":' * 20000, b'{"messages": "\xff"}', b"\x00", b"\xef\xbb\xbf{}", b'"a"',
     b'{"model": "\\u0000"}', b"{}{}", b"{'a': 1}", b'{"tools": [{"function": {"parameters": '
