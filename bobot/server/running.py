@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,8 @@ from bobot.server.metrics import Metrics
 from bobot.server.models import Models, Opened
 from bobot.server.rates import Rates
 from bobot.text.parts import Part, PartDelta, joined, parts_of
+
+log = logging.getLogger("bobot.server")
 
 MAX_AT_ONCE = 16
 """Prompts of one request that are worked on at the same time."""
@@ -123,7 +127,10 @@ class Runner:
         if key is not None:
             num_tokens = tally.prompt_tokens + tally.completion_tokens
             self._rates.spend(key, num_tokens)
-            self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
+            try:
+                self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
+            except sqlite3.Error:  # the answer is right all the same
+                log.exception("%s: the use of key %s was not counted", model, key.name)
 
 
 @contextlib.asynccontextmanager

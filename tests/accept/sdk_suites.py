@@ -67,7 +67,9 @@ def run_file(python: Path, folder: Path, url: str, file: str) -> tuple[int, int]
     environment = {**clean_environment(), "TEST_API_BASE_URL": url}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     last = done.stdout.strip().splitlines()[-1]
-    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|error)", last)}
+    counts = {
+        kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|error)", last)
+    }
     (BUILD / f"{folder.name}-{file.replace('/', '-')}.log").write_text(done.stdout)
     return counts.get("passed", 0), sum(counts.values())
 
