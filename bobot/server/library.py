@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Iterable
@@ -140,7 +141,12 @@ class Library:
         model = load(path, engine_config=self.engine_config)
         model.name = name
         service = LocalService(model, self.limits)
-        return Opened(service, model.tokenizer, service.prompt_ids)
+        return Opened(
+            service,
+            model.tokenizer,
+            service.prompt_ids,
+            lambda: dataclasses.asdict(service.stats()),
+        )
 
 
 def memory_bytes(path: Path) -> int:

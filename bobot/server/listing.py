@@ -48,6 +48,7 @@ class Listing:
     async def metrics(self, call: Call) -> Reply:
         listed = self._models.listed()
         self._metrics.loaded.set(sum(model.state == "ready" for model in listed))
+        self._metrics.show_engines(self._models.counts())
         return Reply(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ class Opened:
     tokenizer: Tokenizer | None = None
     prompt_ids: Callable[[ChatRequest], Awaitable[Sequence[int]]] | None = None
     """The prompt of a conversation as the model reads it, without asking for an answer."""
+    counts: Callable[[], Mapping[str, float]] | None = None
+    """What its engine counts now, by name."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ class Models:
 
     def listed(self) -> list[Listed]:
         return [self.describe(name) for name in self._entries]
+
+    def counts(self) -> dict[str, Mapping[str, float]]:
+        """What the engines of loaded models count, by model."""
+        loaded = ((name, entry.opened) for name, entry in self._entries.items())
+        return {name: found.counts() for name, found in loaded if found and found.counts}
 
     def describe(self, asked: str) -> Listed:
         """Raises ParameterError (404)."""

@@ -93,6 +93,7 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         for number in range(NUM_QUESTIONS):
             answer = await client.post("/v1/chat/completions", json=question(number))
             expected.append(answer.json()["choices"][0]["message"]["content"])
+        blocks_before = await metric(client, "bobot_engine_num_free_blocks")
         end_s = time.monotonic() + seconds
         tasks = [
             asyncio.ensure_future(one_client(client, expected, end_s, counts, seed))
@@ -105,9 +106,11 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         while await metric(client, "bobot_requests_open") > 1:  # the one that asks
             await asyncio.sleep(0.1)
         memory_after, files_after = resources(server)
+        blocks_after = await metric(client, "bobot_engine_num_free_blocks")
         again = await client.post("/v1/chat/completions", json=question(0))
     print(dict(sorted(counts.items())))
     print(f"memory {memory_before:.0f} -> {memory_after:.0f} MiB")
+    print(f"free blocks {blocks_before:.0f} -> {blocks_after:.0f}")
     print(f"files {files_before} -> {files_after}")
     is_right = again.json()["choices"][0]["message"]["content"] == expected[0]
     is_clean = not any(name.isupper() or name.startswith("LOST") for name in counts)
@@ -115,6 +118,7 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         is_right
         and is_clean
         and counts["right"] > 0
+        and blocks_after == blocks_before
         and memory_after < memory_before * (1 + MAX_GROWTH)
         and files_after <= files_before
     )

@@ -129,6 +129,7 @@ def test_pieces_arrive_one_after_the_other(shared_server):
 
 def test_client_that_leaves_ends_its_answer(shared_server):
     before = shared_server.metric("bobot_completion_tokens_total")
+    blocks = shared_server.metric("bobot_engine_num_free_blocks")
     for is_stream in (True, False):
         body = json.dumps({**LONG, "stream": is_stream}).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x.localhost\r\n"
@@ -142,6 +143,8 @@ def test_client_that_leaves_ends_its_answer(shared_server):
         until(lambda: shared_server.metric("bobot_requests_open") == 1)  # the one that asks
     written = shared_server.metric("bobot_completion_tokens_total") - before
     assert written < 2 * 900
+    until(lambda: shared_server.metric("bobot_engine_num_free_blocks") == blocks)
+    assert blocks > 0 and shared_server.metric("bobot_engine_num_running") == 0
 
 
 def test_logprobs_of_a_prompt_are_the_same_echoed_and_as_vllm_gives_them(shared_server):
