@@ -64,14 +64,19 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def python_with(name: str, *packages: str) -> Path:
-    """The Python of an environment in build/accept that has these packages."""
+def python_with(name: str, *packages: str, beside: str | None = None) -> Path:
+    """The Python of an environment in build/accept that has these packages, and those that lie in
+    the folder `beside`.
+    """
     folder = BUILD / name
     python = folder / "bin" / "python"
     done = folder / "installed.txt"
     wanted = "\n".join(packages)
     if not done.exists() or done.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
+        if beside is not None:
+            (packages_folder,) = folder.glob("lib/python*/site-packages")
+            (packages_folder / "beside.pth").write_text(beside)
         command = [python, "-m", "pip", "install", "--quiet", *packages]
         subprocess.run(command, check=True, env=clean_environment())
         done.write_text(wanted)

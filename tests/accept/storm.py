@@ -3,8 +3,8 @@
     python tests/accept/storm.py [CLIENTS] [SECONDS]
 
 Default: 200 clients for 600 seconds. Every answer that is read to its end must be the one that the
-same question got alone. At the end no request is open, the engine has all its blocks, and memory and
-file handles are what they were after the first tenth.
+same question got alone. At the end no request is open, the engine has all its blocks, and memory
+and file handles are what they were after the first tenth.
 """
 
 from __future__ import annotations
