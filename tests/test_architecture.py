@@ -33,8 +33,9 @@ ROWS = [
 ]
 ROW_OF = {unit: row for row, units in enumerate(ROWS) for unit in units}
 
-# Every unit may raise our errors; the front door and the command line meet in version and start.
-ALLOWED_BESIDE = {("cli", "__init__"), ("__main__", "__init__")}
+# Every unit may raise our errors; the front door and the command line meet in version and start,
+# and the server tells its version.
+ALLOWED_BESIDE = {("cli", "__init__"), ("__main__", "__init__"), ("server", "__init__")}
 ALLOWED_BESIDE |= {(unit, "errors") for unit in ROWS[0] - {"errors"}}
 # The engine speaks in ids, never in text.
 FORBIDDEN = {("engine", "text")}

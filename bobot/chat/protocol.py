@@ -141,9 +141,12 @@ Event = Started | PromptScored | Delta | Finished | Usage
 class ChatModel(Protocol):
     """A model that answers. Closing the iterator cancels the answer within one step."""
 
-    name: str
-    max_model_len: int | None
-    """Tokens of its context; None where a host does not say."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of its context; None where a host does not say."""
+        ...
 
     def chat(self, request: ChatRequest) -> AsyncIterator[Event]: ...
     def complete(self, request: TextRequest) -> AsyncIterator[Event]: ...
@@ -160,7 +163,7 @@ class ParameterError(RequestError):
     def __init__(
         self, template: str, /, *, param: str, code: str = "invalid_value", **values: Any
     ) -> None:
-        super().__init__(template, **values)
+        super().__init__(template, param=param, **values)
         self.param = param
         """As a path into the request: messages[0].role."""
         self.code = code

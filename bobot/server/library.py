@@ -1,0 +1,157 @@
+"""The models that this machine can serve: where they lie, what they are, how they are opened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bobot.chat.local import load
+from bobot.chat.service import LocalService, ServiceLimits
+from bobot.engine import EngineConfig
+from bobot.errors import BobotError, NotFoundError, RequestError
+from bobot.hub import removal as removals
+from bobot.hub.cache import CacheEntry, huggingface_cache
+from bobot.hub.digest import model_digest
+from bobot.hub.made import forget_missing
+from bobot.hub.manifest import describe
+from bobot.hub.names import EMBEDDED, gguf_parts, not_found, reference, resolve
+from bobot.hub.pull import Plan, carry_out, check_room, plan_pull, room_for
+from bobot.hub.remote import Hub
+from bobot.hub.store import models as stored_models
+from bobot.hub.transfer import Meter
+from bobot.server.models import Facts, Opened, Source
+from bobot.text import load_tokenizer
+from bobot.text.gguf_metadata import read_header
+from bobot.weights.subject import subject_of
+
+
+class Pull:
+    """One download: planned when it is made, carried out in a thread of its own."""
+
+    def __init__(self, hub: Hub, plan: Plan, stop: threading.Event) -> None:
+        self.digest = plan.commit
+        self.meter = Meter(plan.total_bytes, stop)
+        self._hub = hub
+        self._plan = plan
+        self._stop = stop
+
+    def carry_out(self) -> None:
+        """Raises DownloadError, StorageError; RequestError after stop()."""
+        with contextlib.closing(self._hub):
+            carry_out(self._hub, self._plan, self.meter, self._watch)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        if self._stop.is_set():
+            raise RequestError("The download was stopped.")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Opens models as `bobot serve` was told to."""
+
+    engine_config: EngineConfig = field(default_factory=EngineConfig)
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
+
+    def sources(self, names: Iterable[str]) -> list[Source]:
+        """Those named, or without a name the embedded model and all others on this machine.
+        Raises NotFoundError.
+        """
+        names = list(names)
+        if names:
+            return [self.source(name) for name in names]
+        found = []
+        for name, path in stored_models():
+            with contextlib.suppress(BobotError):  # bobot list tells what is damaged
+                found.append(self._source(name, path))
+        return found
+
+    def source(self, name: str) -> Source:
+        """Raises NotFoundError, and CheckpointError for damaged files."""
+        path = resolve(name)
+        is_path = os.path.exists(name) and name != EMBEDDED
+        shown = (path.stem if path.is_file() else path.resolve().name) if is_path else name
+        return self._source(shown, path)
+
+    def template(self, facts: Facts) -> str | None:
+        """The chat template of a model, read without its weights."""
+        if facts.path is None:
+            return None
+        try:
+            tokenizer = load_tokenizer(Path(facts.path))
+        except NotFoundError:
+            return None
+        return tokenizer.published_template or tokenizer.chat_template
+
+    def plan(self, name: str) -> Pull:
+        """What a download of `name` will do, after one look at the Hub. Raises NotFoundError,
+        DownloadError, StorageError.
+        """
+        wanted = reference(name)
+        if wanted is None:
+            raise not_found(name, None)
+        stop = threading.Event()
+        hub = Hub(os.environ, sleep=stop.wait)
+        try:
+            entry = CacheEntry(huggingface_cache(), wanted.repository)
+            plan = plan_pull(hub, entry, "main", wanted.quantization)
+            check_room(plan, room_for(entry.cache))
+        except BaseException:
+            hub.close()
+            raise
+        return Pull(hub, plan, stop)
+
+    def plan_removal(self, name: str) -> removals.Removal:
+        """Raises UsageError for what is not bobot's to remove."""
+        return removals.plan_removal(name)
+
+    def remove(self, removal: removals.Removal) -> None:
+        """Deletes the files. Raises StorageError."""
+        removals.remove(removal)
+        forget_missing()
+
+    def _source(self, name: str, path: Path) -> Source:
+        manifest = describe(name, path, read_header)
+        facts = Facts(
+            created_s=int(path.stat().st_mtime),
+            context=manifest.context,
+            num_parameters=manifest.num_parameters,
+            size_bytes=manifest.size_bytes,
+            form=manifest.dtype,
+            family=manifest.architecture,
+            licence=manifest.licence,
+            digest=model_digest(path, [path] if path.is_dir() else gguf_parts(path)),
+            path=str(path),
+        )
+
+        async def open_it() -> Opened:
+            return await asyncio.to_thread(self._open, name, path)
+
+        return Source(name, facts, lambda: memory_bytes(path), open_it)
+
+    def _open(self, name: str, path: Path) -> Opened:
+        model = load(path, engine_config=self.engine_config)
+        model.name = name
+        service = LocalService(model, self.limits)
+        return Opened(
+            service,
+            model.tokenizer,
+            service.prompt_ids,
+            lambda: dataclasses.asdict(service.stats()),
+        )
+
+
+def memory_bytes(path: Path) -> int:
+    """What a model takes in memory: its weights as published, and the cache of one context."""
+    subject = subject_of(path)
+    specs = subject.model.kv_specs()  # type: ignore[operator]
+    token_bytes = sum(spec.cached_per_token for spec in specs) * subject.published.dtype.itemsize
+    return subject.published.num_bytes + token_bytes * subject.config.max_position_embeddings

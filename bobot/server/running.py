@@ -1,0 +1,291 @@
+"""From a request to the events of its answer, and what they took; several answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+
+from bobot.chat.protocol import (
+    ChatRequest,
+    Delta,
+    Event,
+    Finished,
+    ParameterError,
+    PromptScored,
+    Started,
+    TextRequest,
+    TokenLogprob,
+    Usage,
+)
+from bobot.server.calls import Account, Call
+from bobot.server.keys import Key, KeyStore
+from bobot.server.metrics import Metrics
+from bobot.server.models import Models, Opened
+from bobot.server.rates import Rates
+from bobot.text.parts import Part, PartDelta, joined, parts_of
+
+log = logging.getLogger("bobot.server")
+
+MAX_AT_ONCE = 16
+"""Prompts of one request that are worked on at the same time."""
+
+
+class Runner:
+    """Asks models on behalf of calls and keeps the accounts."""
+
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        rates: Rates,
+        keys: KeyStore,
+        *,
+        is_lenient: bool = False,
+    ) -> None:
+        self.models = models
+        self._is_lenient = is_lenient
+        self._metrics = metrics
+        self._rates = rates
+        self._keys = keys
+
+    async def run(
+        self, call: Call, model: str | None, request: ChatRequest | TextRequest
+    ) -> AsyncGenerator[Event, None]:
+        """The events of one answer; closing it cancels the answer."""
+        async with self.models.borrow(model) as opened, self.accounted(call, opened) as tally:
+            if isinstance(request, ChatRequest):
+                events = opened.model.chat(await self._within_means(opened, request))
+            else:
+                events = opened.model.complete(request)
+            async with _closing(events):
+                async for event in events:
+                    tally.add(event)
+                    yield event
+
+    async def _within_means(self, opened: Opened, request: ChatRequest) -> ChatRequest:
+        """Leniently, without a reasoning effort where the model has none."""
+        if not self._is_lenient or request.reasoning_effort is None or opened.prompt_ids is None:
+            return request
+        try:
+            await opened.prompt_ids(request)
+        except ParameterError as error:
+            if error.param != "reasoning_effort":
+                raise
+            return replace(request, reasoning_effort=None)
+        return request
+
+    async def prompt_ids(self, model: str | None, request: ChatRequest) -> tuple[int, ...]:
+        """The prompt of a conversation as the model reads it; the answer is cancelled before it
+        begins. ParameterError for a hosted model, which does not say.
+        """
+        async with self.models.borrow(model) as opened:
+            if opened.prompt_ids is not None:
+                request = await self._within_means(opened, request)
+                return tuple(await opened.prompt_ids(request))
+            events = opened.model.chat(request)
+            async with _closing(events):
+                async for event in events:
+                    if isinstance(event, Started) and event.prompt_ids is not None:
+                        return event.prompt_ids
+                    break
+        raise ParameterError(
+            "{name} does not say how it reads a prompt.",
+            param="model",
+            code="unsupported_parameter",
+            name=opened.model.name,
+        )
+
+    @contextlib.asynccontextmanager
+    async def accounted(self, call: Call, opened: Opened) -> AsyncIterator[Tally]:
+        """Books what was done inside the block, also when it is left early."""
+        tally = Tally()
+        try:
+            yield tally
+        finally:
+            self._book(call.account, call.key, opened.model.name, tally)
+
+    def _book(self, account: Account, key: Key | None, model: str, tally: Tally) -> None:
+        account.model = model
+        account.prompt_tokens += tally.prompt_tokens
+        account.completion_tokens += tally.completion_tokens
+        account.cached_tokens += tally.cached_tokens
+        self._metrics.prompt_tokens.labels(model).inc(tally.prompt_tokens)
+        self._metrics.cached_tokens.labels(model).inc(tally.cached_tokens)
+        self._metrics.completion_tokens.labels(model).inc(tally.completion_tokens)
+        if tally.first_s is not None:
+            first_s = tally.first_s - tally.started_s
+            account.first_token_s = account.first_token_s or first_s
+            self._metrics.first_token_s.labels(model).observe(first_s)
+            if tally.completion_tokens > 1:
+                per_token_s = (tally.last_s - tally.first_s) / (tally.completion_tokens - 1)
+                self._metrics.token_s.labels(model).observe(per_token_s)
+        if key is not None:
+            num_tokens = tally.prompt_tokens + tally.completion_tokens
+            self._rates.spend(key, num_tokens)
+            try:
+                self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
+            except sqlite3.Error:  # the answer is right all the same
+                log.exception("%s: the use of key %s was not counted", model, key.name)
+
+
+@contextlib.asynccontextmanager
+async def _closing(events: AsyncIterator[Event]) -> AsyncIterator[None]:
+    """Closes an iterator that can be closed: a model may answer with one that can't."""
+    try:
+        yield
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+@dataclass
+class Tally:
+    """Counts of one answer, from its last event or, when it was cancelled, from those seen."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    first_s: float | None = None
+    last_s: float = 0.0
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.prompt_tokens = len(event.prompt_ids or ())
+        elif isinstance(event, Delta):
+            self.last_s = time.monotonic()
+            self.first_s = self.first_s or self.last_s
+            self.completion_tokens += len(event.token_ids)
+        elif isinstance(event, Usage):
+            self.prompt_tokens = event.prompt_tokens
+            self.completion_tokens = event.completion_tokens
+            self.cached_tokens = event.cached_tokens or 0
+
+
+@dataclass
+class Answer:
+    """One of the n answers, whole."""
+
+    index: int
+    deltas: list[PartDelta] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    reason: str = "stop"
+    stop: str | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        return parts_of(self.deltas)
+
+    @property
+    def text(self) -> str:
+        return joined(self.parts, "text")
+
+    @property
+    def reasoning(self) -> str:
+        return joined(self.parts, "reasoning")
+
+    @property
+    def calls(self) -> list[Part]:
+        return [part for part in self.parts if part.kind == "tool_call"]
+
+
+@dataclass
+class Gathered:
+    """All events of a request, put together."""
+
+    model: str = ""
+    prompt_ids: tuple[int, ...] | None = None
+    prompt_scores: tuple[TokenLogprob | None, ...] = ()
+    answers: list[Answer] = field(default_factory=list)
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.model, self.prompt_ids = event.model, event.prompt_ids
+        elif isinstance(event, PromptScored):
+            self.prompt_scores = event.entries
+        elif isinstance(event, Delta):
+            answer = self._answer(event.index)
+            answer.deltas.append(event.part)
+            answer.token_ids += event.token_ids
+            answer.logprobs += event.logprobs
+        elif isinstance(event, Finished):
+            answer = self._answer(event.index)
+            answer.reason, answer.stop = event.reason, event.stop
+        else:
+            self.usage = event
+
+    def _answer(self, index: int) -> Answer:
+        while len(self.answers) <= index:
+            self.answers.append(Answer(len(self.answers)))
+        return self.answers[index]
+
+
+async def gather(events: AsyncGenerator[Event, None]) -> Gathered:
+    """The whole answer."""
+    gathered = Gathered()
+    async with contextlib.aclosing(events):
+        async for event in events:
+            gathered.add(event)
+    return gathered
+
+
+async def merge(
+    starts: list[Callable[[], AsyncGenerator[Event, None]]],
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """The events of several requests as they come, each with the number of its request. At most
+    MAX_AT_ONCE run; an error of one ends all.
+    """
+    queue: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue(64)
+    turns = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def pump(number: int, start: Callable[[], AsyncGenerator[Event, None]]) -> None:
+        async with turns:
+            try:
+                async with contextlib.aclosing(start()) as events:
+                    async for event in events:
+                        await queue.put((number, event))
+                await queue.put(None)
+            except Exception as error:  # noqa: BLE001  raised again by the reader
+                await queue.put(error)
+
+    tasks = [asyncio.ensure_future(pump(number, start)) for number, start in enumerate(starts)]
+    num_open = len(tasks)
+    try:
+        while num_open:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def usage_sum(usages: list[Usage]) -> Usage:
+    """Of several requests together; times are the longest."""
+
+    def added(values: list[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=added([usage.cached_tokens for usage in usages]),
+        reasoning_tokens=added([usage.reasoning_tokens for usage in usages]),
+        cost_usd=usages[0].cost_usd if len(usages) == 1 else None,
+        prompt_s=max((usage.prompt_s or 0.0 for usage in usages), default=None),
+        completion_s=max((usage.completion_s or 0.0 for usage in usages), default=None),
+    )

@@ -1,0 +1,28 @@
+"""The limits and habits of one server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Chosen by `bobot serve`; times in seconds."""
+
+    is_lenient: bool = False
+    """Passes over what is known and not supported, instead of refusing it."""
+    needs_key: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server may be called, beside IP addresses and this machine's own."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may call it, beside those of this machine; "*": all."""
+    max_body_bytes: int = 32 * MIB
+    max_head_bytes: int = 64 << 10
+    """Of a request's headers."""
+    max_calls: int = 256
+    """Requests that are worked on or wait."""
+    max_answer_s: float = 3600.0
+    ping_s: float = 15.0
+    drain_s: float = 30.0
