@@ -16,7 +16,14 @@ pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is 
 
 ISAS = [name for name, usable in kernels.features().items() if usable] if kernels.available else []
 EACH_ISA = pytest.mark.parametrize("isa", ISAS)
-APART = {"mxfp4": ("uint8", 32), "int4": ("bfloat16", 64), "int8": ("float32", 96)}
+APART = {
+    "mxfp4": ("uint8", 32),
+    "int4": ("bfloat16", 64),
+    "int8": ("float32", 96),
+    "nf4": ("float32", 64),
+    "fp4": ("float32", 128),
+    "float8_e4m3fn": ("float32", 128),
+}
 """Formats whose scales lie apart: their dtype here, and how many inputs share one."""
 WITH_TILES = [name for name in kernels.FORMATS if kernels.available and kernels.has_tiles(name)]
 EACH_FORMAT = pytest.mark.parametrize("name", WITH_TILES)

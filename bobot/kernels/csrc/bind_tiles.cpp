@@ -66,6 +66,17 @@ struct Scratch {
     std::uint8_t* data;
 };
 
+// Whether all these floats are bfloat16 numbers.
+bool are_bfloats(const float* from, std::size_t count) {
+    std::uint32_t lower = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, from + i, sizeof bits);
+        lower |= bits;
+    }
+    return (lower & 0xffff) == 0;
+}
+
 void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
             std::size_t num_columns, std::size_t group, const ConstBytes& data,
             const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
@@ -86,10 +97,15 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     nb::gil_scoped_release unlocked;
     const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
     Activations ready;
+    const bool takes_floats = is_float(w.format->codes);
+    is_integer = is_integer && !takes_floats;
     const std::size_t bytes =
         activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, nullptr);
     const Scratch memory(bytes);
     activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, memory.data);
+    ready.is_bfloat = takes_floats && w.format->codes != Codes::four_bits_of_floats &&
+                      w.format->codes != Codes::halves && kernels.has_dot_pairs &&
+                      cpu_features().avx512bf16 && are_bfloats(from, num_rows * w.num_columns);
     in_parallel(ready.num_blocks, num_threads, [&](std::size_t first, std::size_t end) {
         kernels.fill_activations(from, ready, first, end);
     });

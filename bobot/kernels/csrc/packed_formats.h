@@ -355,6 +355,46 @@ struct Int4 {
     }
 };
 
+// The codebooks of bitsandbytes: the quantiles of a normal distribution (NF4, arXiv:2305.14314,
+// appendix E), and floats of four bits whose largest is 1. Numbers as its quant_map holds them.
+constexpr float kNf4[16] = {-1.0f,
+                            -0.6961928009986877f,
+                            -0.5250730514526367f,
+                            -0.39491748809814453f,
+                            -0.28444138169288635f,
+                            -0.18477343022823334f,
+                            -0.09105003625154495f,
+                            0.0f,
+                            0.07958029955625534f,
+                            0.16093020141124725f,
+                            0.24611230194568634f,
+                            0.33791524171829224f,
+                            0.44070982933044434f,
+                            0.5626170039176941f,
+                            0.7229568362236023f,
+                            1.0f};
+constexpr float kFp4[16] = {0.0f, 0.005208333333333333f, 0.6666666666666666f, 1.0f,
+                            0.3333333333333333f, 0.5f, 0.16666666666666666f, 0.25f,
+                            0.0f, -0.005208333333333333f, -0.6666666666666666f, -1.0f,
+                            -0.3333333333333333f, -0.5f, -0.16666666666666666f, -0.25f};
+
+// The first of two neighbours lies in the upper half of their byte.
+template <const float (&kTable)[16]>
+struct FourBitsOfFloats {
+    static constexpr std::size_t kBytes = 16;
+    static void widen(const std::uint8_t* packed, float scale, float* out) {
+        for (int i = 0; i < 16; ++i) {
+            out[2 * i] = kTable[packed[i] >> 4] * scale;
+            out[2 * i + 1] = kTable[packed[i] & 15] * scale;
+        }
+    }
+};
+
+template <class Simd>
+struct Nf4 : FourBitsOfFloats<kNf4> {};
+template <class Simd>
+struct Fp4 : FourBitsOfFloats<kFp4> {};
+
 template <class Simd>
 struct Int8 {
     static constexpr std::size_t kBytes = 32;

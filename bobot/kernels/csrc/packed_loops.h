@@ -22,6 +22,7 @@
 #include "packed.h"
 #include "packed_formats.h"
 #include "sampler_loops.h"
+#include "tile_floats.h"
 #include "tile_loops.h"
 
 namespace bobot {
@@ -250,6 +251,8 @@ constexpr Format kFormats[] = {
     scaled<Simd, Mxfp4>("mxfp4"),
     scaled<Simd, Int4>("int4"),
     scaled<Simd, Int8>("int8"),
+    scaled<Simd, Nf4>("nf4"),
+    scaled<Simd, Fp4>("fp4"),
     scaled<Simd, Fp8>("float8_e4m3fn"),
     dense<Simd, Float32>("float32"),
     dense<Simd, Bfloat16>("bfloat16"),
@@ -261,7 +264,8 @@ constexpr Kernels kernels() {
     return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
             add_columns<Simd>,    decode<Simd>,
             scan_logits,          weigh_logits,
-            Simd::kMaxRows,       fill_activations,
+            Simd::kMaxRows,       Simd::has_dot_pairs,
+            fill_activations,
             multiply_tiles<Simd>, unpack_tiles<Simd>,
             attend_rows<Simd>};
 }

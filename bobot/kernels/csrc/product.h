@@ -40,23 +40,25 @@ struct Inputs {
     const float* rows;
     std::size_t num_rows, num_columns;
     std::uint8_t* memory;  // for the other form
-    bool is_integer;       // of the other form
+    bool is_integer;       // of the other form, for weights that are integers
     bool is_ready = false;
     Activations tiled{};
 };
 
+// Room for floats, which weights that are no integers take anyway: more than integers need.
 template <class Simd>
-std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns, bool is_integer) {
+std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns) {
     Activations tiled;
     return activations_layout(tiled, num_rows, num_columns,
-                              rows_in_block(num_rows, Simd::kMaxRows), is_integer, nullptr);
+                              rows_in_block(num_rows, Simd::kMaxRows), false, nullptr);
 }
 
 template <class Simd>
-const Activations& tiled_inputs(Inputs& x) {
-    if (!x.is_ready) {
+const Activations& tiled_inputs(Inputs& x, const Tiles& weight) {
+    const bool is_integer = x.is_integer && !is_float(weight.format->codes);
+    if (!x.is_ready || x.tiled.is_integer != is_integer) {
         activations_layout(x.tiled, x.num_rows, x.num_columns,
-                           rows_in_block(x.num_rows, Simd::kMaxRows), x.is_integer, x.memory);
+                           rows_in_block(x.num_rows, Simd::kMaxRows), is_integer, x.memory);
         fill_activations(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }
@@ -84,7 +86,7 @@ void product(const Weight& weight, Inputs& x, const Share& share, float* out,
              std::size_t out_stride, float* row_scales) {
     if (share.first == share.end || x.num_rows == 0) return;
     if (weight.tiles.data) {
-        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x), share.first / kPanel,
+        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x, weight.tiles), share.first / kPanel,
                              (share.end + kPanel - 1) / kPanel, out, out_stride);
         return;
     }

@@ -65,6 +65,7 @@ private:
             case Scales::float16: return Simd::halves(from);
             case Scales::bfloat16: return Simd::bfloats(from);
             case Scales::float32: return Simd::load(reinterpret_cast<const float*>(from));
+            case Scales::none: return Simd::splat(1.0f);
             case Scales::e8m0: break;
         }
         float found[Simd::width];  // halved, as the tables of E2M1 are doubled
@@ -284,9 +285,18 @@ void tile_product_of_rows(const Tiles& w, const Activations& x, std::size_t firs
         tile_product<Simd, kCodes, kHasMinima, kGroups, 8>(w, x, first, end, out, out_stride);
 }
 
+// tile_floats.h
+template <class Simd>
+void multiply_float_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                          float* out, std::size_t out_stride);
+template <class Simd>
+void unpack_float_tiles(const Tiles& w, std::size_t panel, float* out);
+
 template <class Simd>
 void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                     float* out, std::size_t out_stride) {
+    if (is_float(w.format->codes))
+        return multiply_float_tiles<Simd>(w, x, first, end, out, out_stride);
     const bool has_minima = w.format->minima != Minima::none;
     const auto product = [&]() {
         switch (w.format->codes) {
@@ -297,7 +307,7 @@ void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std
                 return has_minima ? tile_product_of_rows<Simd, Codes::five_bits, true, 1>
                                   : tile_product_of_rows<Simd, Codes::five_bits, false, 1>;
             case Codes::six_bits: return tile_product_of_rows<Simd, Codes::six_bits, false, 2>;
-            case Codes::bytes: break;
+            default: break;
         }
         return tile_product_of_rows<Simd, Codes::bytes, false, 1>;
     }();
@@ -347,7 +357,12 @@ inline void fill_activations(const float* from, const Activations& x, std::size_
                         x.sums[((b * tiles + t) * 2 + h) * rows + m] = sums[h];
                     x.totals[at] = x.scales[at] * static_cast<float>(sums[0] + sums[1]);
                 } else {
-                    std::memcpy(x.values + at * kTile, values, sizeof values);
+                    if (x.is_bfloat)
+                        for (std::size_t i = 0; i < kTile; ++i)
+                            x.bfloats[at * kTile + i] =
+                                static_cast<std::uint16_t>(bits_of(values[i]) >> 16);
+                    else
+                        std::memcpy(x.values + at * kTile, values, sizeof values);
                     float total = 0;
                     for (float value : values) total += value;
                     x.totals[at] = total;
@@ -403,6 +418,7 @@ void unpack_tiles(const Tiles& w, std::size_t panel, float* out) {
         case Codes::five_bits: return unpack_panel<Simd, Codes::five_bits, 1>(w, panel, out);
         case Codes::six_bits: return unpack_panel<Simd, Codes::six_bits, 2>(w, panel, out);
         case Codes::bytes: return unpack_panel<Simd, Codes::bytes, 1>(w, panel, out);
+        default: return unpack_float_tiles<Simd>(w, panel, out);
     }
 }
 

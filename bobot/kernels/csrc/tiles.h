@@ -3,8 +3,8 @@
 // A matrix has N outputs and K inputs, K a multiple of 32. It is cut into panels of 16 outputs (the
 // last one filled up with zeros), and each panel into tiles of 32 inputs. One block of memory holds
 //
-//     codes      [panel][tile]           256 to 512 bytes a tile, below
-//     scales     [panel][group][16]      as published: float16, bfloat16, float32 or E8M0
+//     codes      [panel][tile]           256 to 1024 bytes a tile, below
+//     scales     [panel][group][16]      as published: float16, bfloat16, float32, E8M0, or none
 //     steps      [panel][group][16]      K-quants: 8-bit multiples of the scale, which is then for 256 inputs
 //     minima     [panel][group][16]      as the scales, of formats that have them
 //     min_steps  [panel][tile][16]       as the steps
@@ -19,6 +19,11 @@
 // and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16 rows
 // of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
 //
+// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with a
+// table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1 of
+// output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all outputs, then input
+// 2r + 1 of all.
+//
 // Plain data and arithmetic, for code of every instruction set.
 #pragma once
 
@@ -30,8 +35,11 @@ namespace bobot {
 constexpr std::size_t kPanel = 16, kTile = 32, kSuperBlock = 256;
 constexpr std::size_t kLargeBytes = 1 << 16;
 
-enum class Codes : std::uint8_t { four_bits, five_bits, six_bits, bytes };
-enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0 };
+enum class Codes : std::uint8_t {
+    four_bits, five_bits, six_bits, bytes,  // integers
+    four_bits_of_floats, e4m3, bfloats, halves,
+};
+enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0, none };
 enum class Steps : std::uint8_t { none, unsigned_bytes, signed_bytes };
 enum class Minima : std::uint8_t { none, added, stepped };  // stored as -minimum; times min_steps
 
@@ -44,17 +52,27 @@ struct TileFormat {
     std::size_t group;  // inputs that share a scale; 0: the weight says, a multiple of 32
     int offset;
     std::uint8_t table[16];
+    const float* float_table = nullptr;  // of four_bits_of_floats
 };
 
+constexpr bool is_float(Codes codes) { return codes >= Codes::four_bits_of_floats; }
+
 constexpr std::size_t code_bytes(Codes codes) {
-    return codes == Codes::four_bits   ? 256
-           : codes == Codes::five_bits ? 320
-           : codes == Codes::six_bits  ? 384
-                                       : 512;
+    switch (codes) {
+        case Codes::four_bits:
+        case Codes::four_bits_of_floats: return 256;
+        case Codes::five_bits: return 320;
+        case Codes::six_bits: return 384;
+        case Codes::bytes:
+        case Codes::e4m3: return 512;
+        case Codes::bfloats:
+        case Codes::halves: break;
+    }
+    return 1024;
 }
 
 constexpr std::size_t scale_bytes(Scales scales) {
-    return scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
+    return scales == Scales::none ? 0 : scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
 }
 
 constexpr std::size_t aligned(std::size_t bytes, std::size_t to = 64) {
@@ -110,11 +128,14 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
 
 // Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last one
 // filled up with zeros), tile by tile. Either as floats, or as 16-bit integers with one scale per row
-// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI.
+// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI. Weights that are
+// no integers take floats, or bfloat16 where activations are no more than that.
 struct Activations {
     std::size_t num_rows, num_columns, block_rows, num_blocks;
     bool is_integer;
+    bool is_bfloat;        // floats whose lower halves are zero: `bfloats` is set instead of `values`
     float* values;         // [block][tile][row][32]        floats only
+    std::uint16_t* bfloats;  // [block][tile][row][32], in the memory of `values`
     std::int16_t* codes;   // [block][tile][row][32]        integers only
     float* scales;         // [block][tile][row]            integers only
     std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
@@ -138,6 +159,7 @@ inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std:
     x.block_rows = block_rows;
     x.num_blocks = (num_rows + block_rows - 1) / block_rows;
     x.is_integer = is_integer;
+    x.is_bfloat = false;
     const std::size_t groups = x.num_blocks * tiles * block_rows;
     std::size_t at = 0;
     const auto take = [&](std::size_t bytes) {
@@ -147,6 +169,7 @@ inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std:
     };
     std::uint8_t* values = take(groups * kTile * (is_integer ? 2 : 4));
     x.values = is_integer ? nullptr : reinterpret_cast<float*>(values);
+    x.bfloats = is_integer ? nullptr : reinterpret_cast<std::uint16_t*>(values);
     x.codes = is_integer ? reinterpret_cast<std::int16_t*>(values) : nullptr;
     x.totals = reinterpret_cast<float*>(take(groups * 4));
     x.scales = is_integer ? reinterpret_cast<float*>(take(groups * 4)) : nullptr;
