@@ -406,8 +406,7 @@ struct Int8 {
 };
 
 // float8_e4m3fn: sign, 4 bits of exponent (bias 7), 3 of fraction; all seven bits set is not a
-// number. Exponent 0 has no hidden bit. As a table, since the compiler does not vectorize the
-// decisions.
+// number. Exponent 0 has no hidden bit.
 struct E4m3Table {
     float values[256];
 };
@@ -426,11 +425,21 @@ constexpr E4m3Table e4m3_table() {
 
 constexpr E4m3Table kE4m3 = e4m3_table();
 
+// Simd::e4m3 gives these numbers times 2**-8, so that they are halves with their bits moved. Scales
+// make up for it: products with powers of two are exact.
+constexpr float kE4m3Factor = 256;
+
 template <class Simd>
 struct Fp8 {
     static constexpr std::size_t kBytes = 32;
     static void widen(const std::uint8_t* bytes, float scale, float* out) {
-        for (int i = 0; i < 32; ++i) out[i] = kE4m3.values[bytes[i]] * scale;
+        const auto scales = Simd::splat(scale * kE4m3Factor);
+        for (std::size_t i = 0; i < 16; i += Simd::width) {
+            typename Simd::Vector first, second;
+            Simd::e4m3(bytes + i, first, second);
+            Simd::store(out + i, first * scales);
+            Simd::store(out + 16 + i, second * scales);
+        }
     }
 };
 
@@ -445,14 +454,8 @@ template <class Simd>
 struct Bfloat16 {
     static constexpr std::size_t kBytes = 2;
     static void widen(const std::uint8_t* bytes, float* out) {
-        typedef std::uint16_t Tops __attribute__((vector_size(16)));
-        typedef std::uint32_t Bits __attribute__((vector_size(32)));
-        for (int i = 0; i < 32; i += 8) {
-            Tops tops;
-            std::memcpy(&tops, bytes + 2 * i, sizeof tops);
-            const Bits bits = __builtin_convertvector(tops, Bits) << 16;
-            std::memcpy(out + i, &bits, sizeof bits);
-        }
+        for (std::size_t i = 0; i < 32; i += Simd::width)
+            Simd::store(out + i, Simd::bfloats(bytes + 2 * i));
     }
 };
 
@@ -460,7 +463,8 @@ template <class Simd>
 struct Float16 {
     static constexpr std::size_t kBytes = 2;
     static void widen(const std::uint8_t* bytes, float* out) {
-        for (int i = 0; i < 32; ++i) out[i] = Simd::from_half(load<std::uint16_t>(bytes + 2 * i));
+        for (std::size_t i = 0; i < 32; i += Simd::width)
+            Simd::store(out + i, Simd::halves(bytes + 2 * i));
     }
 };
 

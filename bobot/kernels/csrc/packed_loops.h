@@ -8,6 +8,8 @@
 //     has_dot_pairs, dot_pairs(a, b, c)
 //                          c + the products of the two bfloat16 numbers in each lane
 //     low, high(a, b)      a and b lane by lane in turn: their first halves, their second halves
+//     e4m3, splat, store, bfloats, halves
+//                          as in tile_floats.h and tile_loops.h
 //     look_up<n>(t, q)     q[i] = t[q[i]] for n (a multiple of 16) numbers from 0 to 15
 //     widen<has_minimum, n>(q, scale, minimum, out)
 //                          out[i] = scale * q[i] - minimum for n signed bytes, or only scale * q[i]

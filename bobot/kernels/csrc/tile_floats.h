@@ -18,8 +18,6 @@
 namespace bobot {
 namespace {
 
-constexpr float kE4m3Factor = 256.0f;  // what `e4m3` leaves out; the scales take it, which is exact
-
 // Inputs 2r and 2r + 1 of a tile for lanes from `lane` on, as floats.
 template <class Simd, Codes kCodes>
 __attribute__((always_inline)) inline void widened(const std::uint8_t* tile, std::size_t r,
@@ -62,19 +60,25 @@ constexpr bool kIsScaled = kCodes == Codes::e4m3 || kCodes == Codes::four_bits_o
 template <Codes kCodes>
 constexpr bool kAreBfloats = kCodes == Codes::e4m3 || kCodes == Codes::bfloats;
 
-// Reads what a scale of the format is worth, tile after tile.
+// The scales of `width` outputs of a panel for the inputs of tile t; of FP8 with what e4m3 leaves out.
 template <class Simd, Codes kCodes>
-struct FloatScales {
-    FloatScales() = default;
-    FloatScales(const Tiles& w, std::size_t panel, std::size_t lane) : reader(w, panel, lane) {}
+typename Simd::Vector float_scale(const Tiles& w, std::size_t panel, std::size_t t,
+                                  std::size_t lane) {
+    if constexpr (!kIsScaled<kCodes>) return Simd::splat(1.0f);
+    const std::size_t number = panel * w.scales_per_panel + t * kTile / w.group;
+    const std::uint8_t* from =
+        w.data + w.scales_at + (number * kPanel + lane) * scale_bytes(w.scale_kind);
+    const auto scale = w.scale_kind == Scales::float32
+                           ? Simd::load(reinterpret_cast<const float*>(from))
+                       : w.scale_kind == Scales::float16 ? Simd::halves(from)
+                                                         : Simd::bfloats(from);
+    return kCodes == Codes::e4m3 ? scale * Simd::splat(kE4m3Factor) : scale;
+}
 
-    typename Simd::Vector next() {
-        const auto scale = reader.next();
-        return kCodes == Codes::e4m3 ? scale * Simd::splat(kE4m3Factor) : scale;
-    }
-
-    ScaleReader<Simd> reader;
-};
+// Tiles between two scales, at most four.
+inline std::size_t tiles_at_once(const Tiles& w) {
+    return w.group % (4 * kTile) == 0 ? 4 : w.group % (2 * kTile) == 0 ? 2 : 1;
+}
 
 // dots += the products of one tile of each panel with kRows rows of activations.
 template <class Simd, Codes kCodes, std::size_t kRows, std::size_t kPanels, std::size_t kChains>
@@ -119,9 +123,19 @@ __attribute__((always_inline)) inline void add_bfloats(
     }
 }
 
-// out[p][m][lane ..] for the kRows rows of block `b` and `width` outputs of each panel.
-template <class Simd, Codes kCodes, std::size_t kRows, std::size_t kPanels, bool kBfloat>
-void float_block_product(const Tiles& w, const std::size_t (&panels)[kPanels], std::size_t lane,
+// Where the codes of some tiles in a row lie: in the weight itself, or widened before.
+template <std::size_t kPanels>
+struct FloatRun {
+    const std::uint8_t* tiles[kPanels];
+    std::size_t panels[kPanels];
+    std::size_t first, end;  // tiles of a panel
+};
+
+// Added to out[p][m][lane ..], for the kRows rows of block `b` and `width` outputs of each panel. kCodes:
+// in memory, kScaled: of the weight. Sums between two scales are in registers, all others in `out`.
+template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
+          bool kBfloat>
+void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size_t lane,
                          const Activations& x, std::size_t b,
                          float (&out)[kPanels][kRows * kPanel]) {
     // Few rows would wait for one chain of sums; and for memory, where many find theirs in the cache.
@@ -129,62 +143,66 @@ void float_block_product(const Tiles& w, const std::size_t (&panels)[kPanels], s
     constexpr std::size_t kTileBytes = code_bytes(kCodes);
     using Vector = typename Simd::Vector;
     const auto table = Simd::float_table(w.format->float_table);
+    const std::size_t at_once = kIsScaled<kScaled> ? tiles_at_once(w) : run.end - run.first;
     const std::uint8_t* tiles[kPanels];
-    FloatScales<Simd, kCodes> scales[kPanels];
-    Vector sums[kPanels][kRows], dots[kPanels][kRows][kChains];
-    for (std::size_t p = 0; p < kPanels; ++p) {
-        tiles[p] = w.data + panels[p] * w.num_tiles * kTileBytes;
-        if constexpr (kIsScaled<kCodes>) scales[p] = FloatScales<Simd, kCodes>(w, panels[p], lane);
-        for (std::size_t m = 0; m < kRows; ++m) {
-            sums[p][m] = Simd::zero();
-            for (Vector& dot : dots[p][m]) dot = Simd::zero();
+    for (std::size_t p = 0; p < kPanels; ++p) tiles[p] = run.tiles[p];
+    for (std::size_t start = run.first; start < run.end; start += at_once) {
+        Vector dots[kPanels][kRows][kChains];
+        for (auto& panel : dots)
+            for (auto& chains : panel)
+                for (Vector& dot : chains) dot = Simd::zero();
+        for (std::size_t t = start; t < start + at_once; ++t) {
+            const std::size_t at = (b * w.num_tiles + t) * kRows * kTile;
+            for (std::size_t p = 0; p < kPanels; ++p)
+                Simd::template prefetch<kTileBytes>(tiles[p] + kAhead);
+            if constexpr (kBfloat)
+                add_bfloats<Simd, kCodes, kRows, kPanels, kChains>(tiles, lane, x.bfloats + at,
+                                                                   dots);
+            else
+                add_floats<Simd, kCodes, kRows, kPanels, kChains>(tiles, lane, table,
+                                                                  x.values + at, dots);
+            for (std::size_t p = 0; p < kPanels; ++p) tiles[p] += kTileBytes;
         }
-    }
-    for (std::size_t t = 0; t < w.num_tiles; ++t) {
-        const std::size_t at = (b * w.num_tiles + t) * kRows * kTile;
-        for (std::size_t p = 0; p < kPanels; ++p)
-            Simd::template prefetch<kTileBytes>(tiles[p] + kAhead);
-        if constexpr (kBfloat)
-            add_bfloats<Simd, kCodes, kRows, kPanels, kChains>(tiles, lane, x.bfloats + at, dots);
-        else
-            add_floats<Simd, kCodes, kRows, kPanels, kChains>(tiles, lane, table, x.values + at,
-                                                              dots);
         for (std::size_t p = 0; p < kPanels; ++p) {
-            tiles[p] += kTileBytes;
-            if constexpr (kIsScaled<kCodes>) {
-                const Vector scale = scales[p].next();
-                for (std::size_t m = 0; m < kRows; ++m)
-                    for (Vector& dot : dots[p][m]) {
-                        sums[p][m] = Simd::fma(dot, scale, sums[p][m]);
-                        dot = Simd::zero();
-                    }
+            const Vector scale = float_scale<Simd, kScaled>(w, run.panels[p], start, lane);
+            for (std::size_t m = 0; m < kRows; ++m) {
+                float* sum = out[p] + m * kPanel + lane;
+                Vector total = dots[p][m][0];
+                if constexpr (kChains == 2) total += dots[p][m][1];
+                Simd::store(sum, Simd::fma(total, scale, Simd::load(sum)));
             }
         }
     }
-    for (std::size_t p = 0; p < kPanels; ++p)
-        for (std::size_t m = 0; m < kRows; ++m) {
-            for (const Vector& dot : dots[p][m]) sums[p][m] += dot;
-            Simd::store(out[p] + m * kPanel + lane, sums[p][m]);
-        }
 }
 
-template <class Simd, Codes kCodes, std::size_t kRows, std::size_t kPanels>
-void float_panels_product(const Tiles& w, const std::size_t (&panels)[kPanels],
-                          const Activations& x, std::size_t b,
-                          float (&sums)[kPanels][kRows * kPanel]) {
-    for (std::size_t lane = 0; lane < kPanel; lane += Simd::width) {
-        if constexpr (Simd::has_dot_pairs && kAreBfloats<kCodes>)
-            if (x.is_bfloat) {
-                float_block_product<Simd, kCodes, kRows, kPanels, true>(w, panels, lane, x, b, sums);
-                continue;
-            }
-        float_block_product<Simd, kCodes, kRows, kPanels, false>(w, panels, lane, x, b, sums);
-    }
+// The rows of block `b`, of every lane, into `out`.
+template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
+          bool kBfloat>
+void float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations& x, std::size_t b,
+                 float* out, std::size_t out_stride) {
+    const std::size_t row = b * kRows;
+    const std::size_t count = x.num_rows - row < kRows ? x.num_rows - row : kRows;
+    float sums[kPanels][kRows * kPanel];
+    const auto each = [&](auto move) {
+        for (std::size_t p = 0; p < kPanels; ++p) {
+            const std::size_t n = run.panels[p] * kPanel;
+            const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
+            for (std::size_t m = 0; m < count; ++m)
+                move(out + (row + m) * out_stride + n, sums[p] + m * kPanel, 4 * width);
+        }
+    };
+    std::memset(sums, 0, sizeof sums);
+    if (run.first)
+        each([](float* there, float* here, std::size_t bytes) { std::memcpy(here, there, bytes); });
+    for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
+        float_block_product<Simd, kCodes, kScaled, kRows, kPanels, kBfloat>(w, run, lane, x, b,
+                                                                            sums);
+    each([](float* there, float* here, std::size_t bytes) { std::memcpy(there, here, bytes); });
 }
 
 // As tile_product in tile_loops.h.
-template <class Simd, Codes kCodes, std::size_t kRows>
-void float_tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+template <class Simd, Codes kCodes, std::size_t kRows, bool kBfloat>
+void float_panels_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                         float* out, std::size_t out_stride) {
     constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 18;
     const std::size_t panel_bytes = w.num_tiles * code_bytes(kCodes);
@@ -192,25 +210,62 @@ void float_tile_product(const Tiles& w, const Activations& x, std::size_t first,
     const std::size_t at_once = fitting ? fitting : kPanels;
     for (std::size_t start = first; start < end; start += at_once) {
         const std::size_t stop = start + at_once < end ? start + at_once : end;
-        for (std::size_t b = 0; b < x.num_blocks; ++b) {
-            const std::size_t row = b * kRows;
-            const std::size_t count = x.num_rows - row < kRows ? x.num_rows - row : kRows;
+        for (std::size_t b = 0; b < x.num_blocks; ++b)
             for (std::size_t panel = start; panel < stop; panel += kPanels) {
-                std::size_t panels[kPanels];
-                for (std::size_t p = 0; p < kPanels; ++p)
-                    panels[p] = panel + p < stop ? panel + p : stop - 1;
-                float sums[kPanels][kRows * kPanel];
-                float_panels_product<Simd, kCodes, kRows, kPanels>(w, panels, x, b, sums);
+                FloatRun<kPanels> run{{}, {}, 0, w.num_tiles};
                 for (std::size_t p = 0; p < kPanels; ++p) {
-                    const std::size_t n = panels[p] * kPanel;
-                    const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
-                    for (std::size_t m = 0; m < count; ++m)
-                        std::memcpy(out + (row + m) * out_stride + n, sums[p] + m * kPanel,
-                                    4 * width);
+                    run.panels[p] = panel + p < stop ? panel + p : stop - 1;
+                    run.tiles[p] = w.data + run.panels[p] * panel_bytes;
                 }
+                float_block<Simd, kCodes, kCodes, kRows, kPanels, kBfloat>(w, run, x, b, out,
+                                                                           out_stride);
             }
+    }
+}
+
+// For many rows: FP8 codes are widened once for all of them, some at a time, into bfloat16 tiles that
+// stay in the second-level cache.
+template <class Simd, std::size_t kRows>
+void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                          float* out, std::size_t out_stride) {
+    constexpr std::size_t kPanels = 4, kRun = 32, kBytes = code_bytes(Codes::bfloats);
+    alignas(64) std::uint8_t wide[kPanels][kRun * kBytes];
+    for (std::size_t start = first; start < end; start += kPanels) {
+        const std::size_t stop = start + kPanels < end ? start + kPanels : end;
+        for (std::size_t from = 0; from < w.num_tiles; from += kRun) {
+            const std::size_t to = from + kRun < w.num_tiles ? from + kRun : w.num_tiles;
+            for (std::size_t panel = start; panel < stop; ++panel)
+                for (std::size_t t = from; t < to; ++t) {
+                    const std::uint8_t* tile =
+                        w.data + (panel * w.num_tiles + t) * code_bytes(Codes::e4m3);
+                    std::uint8_t* there = wide[panel - start] + (t - from) * kBytes;
+                    for (std::size_t r = 0; r < kTile / 2; ++r)
+                        Simd::store(reinterpret_cast<float*>(there + 64 * r),
+                                    pairs_of_bfloats<Simd, Codes::e4m3>(tile, r, 0));
+                }
+            for (std::size_t b = 0; b < x.num_blocks; ++b)
+                for (std::size_t panel = start; panel < stop; panel += 2) {
+                    const std::size_t other = panel + 1 < stop ? panel + 1 : panel;
+                    const FloatRun<2> run{
+                        {wide[panel - start], wide[other - start]}, {panel, other}, from, to};
+                    float_block<Simd, Codes::bfloats, Codes::e4m3, kRows, 2, true>(
+                        w, run, x, b, out, out_stride);
+                }
         }
     }
+}
+
+template <class Simd, Codes kCodes, std::size_t kRows>
+void float_tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                        float* out, std::size_t out_stride) {
+    if constexpr (Simd::has_dot_pairs && kAreBfloats<kCodes>)
+        if (x.is_bfloat) {
+            if constexpr (kCodes == Codes::e4m3 && kRows == 8)
+                if (x.num_blocks > 1)
+                    return e4m3_product_of_many<Simd, kRows>(w, x, first, end, out, out_stride);
+            return float_panels_product<Simd, kCodes, kRows, true>(w, x, first, end, out, out_stride);
+        }
+    float_panels_product<Simd, kCodes, kRows, false>(w, x, first, end, out, out_stride);
 }
 
 template <class Simd, Codes kCodes>
@@ -255,12 +310,9 @@ void unpack_float_panel(const Tiles& w, std::size_t panel, float* out) {
     using Vector = typename Simd::Vector;
     const auto table = Simd::float_table(w.format->float_table);
     for (std::size_t lane = 0; lane < kPanel; lane += Simd::width) {
-        FloatScales<Simd, kCodes> scales;
-        if constexpr (kIsScaled<kCodes>) scales = FloatScales<Simd, kCodes>(w, panel, lane);
         const std::uint8_t* tile = w.data + panel * w.num_tiles * code_bytes(kCodes);
         for (std::size_t t = 0; t < w.num_tiles; ++t, tile += code_bytes(kCodes)) {
-            Vector scale = Simd::splat(1.0f);
-            if constexpr (kIsScaled<kCodes>) scale = scales.next();
+            const Vector scale = float_scale<Simd, kCodes>(w, panel, t, lane);
             for (std::size_t r = 0; r < kTile / 2; ++r) {
                 Vector pair[2];
                 widened<Simd, kCodes>(tile, r, lane, table, pair[0], pair[1]);
