@@ -62,7 +62,9 @@ def tiled(weight: W) -> W | QuantWeight:
     layout = tile_layout(weight)
     if layout is None:
         return weight
-    experts: list[Weight] = [weight] if weight.ndim == 2 else [weight[e] for e in range(weight.shape[0])]
+    experts: list[Weight] = (
+        [weight] if weight.ndim == 2 else [weight[e] for e in range(weight.shape[0])]
+    )
     tiles = torch.empty(len(experts), layout.num_bytes, dtype=torch.uint8)
     for expert, out in zip(experts, tiles, strict=True):
         matrix = _matrix(expert)
