@@ -75,8 +75,11 @@ typename Simd::Vector float_scale(const Tiles& w, std::size_t panel, std::size_t
     return kCodes == Codes::e4m3 ? scale * Simd::splat(kE4m3Factor) : scale;
 }
 
-// Tiles between two scales, at most four.
-inline std::size_t tiles_at_once(const Tiles& w) {
+// Tiles whose sum is in registers before it is scaled and added to what is in memory, of `count`: sums of
+// sums lose less than one long sum. Where activations are bfloat16 that is nothing beside their rounding.
+template <bool kBfloat, bool kHasScales>
+std::size_t tiles_at_once(const Tiles& w, std::size_t count) {
+    if constexpr (!kHasScales) return kBfloat ? count : 4;
     return w.group % (4 * kTile) == 0 ? 4 : w.group % (2 * kTile) == 0 ? 2 : 1;
 }
 
@@ -132,7 +135,7 @@ struct FloatRun {
 };
 
 // Added to out[p][m][lane ..], for the kRows rows of block `b` and `width` outputs of each panel. kCodes:
-// in memory, kScaled: of the weight. Sums between two scales are in registers, all others in `out`.
+// in memory, kScaled: of the weight.
 template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
           bool kBfloat>
 void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size_t lane,
@@ -143,15 +146,17 @@ void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size
     constexpr std::size_t kTileBytes = code_bytes(kCodes);
     using Vector = typename Simd::Vector;
     const auto table = Simd::float_table(w.format->float_table);
-    const std::size_t at_once = kIsScaled<kScaled> ? tiles_at_once(w) : run.end - run.first;
+    const std::size_t at_once =
+        tiles_at_once<kBfloat, kIsScaled<kScaled>>(w, run.end - run.first);
     const std::uint8_t* tiles[kPanels];
     for (std::size_t p = 0; p < kPanels; ++p) tiles[p] = run.tiles[p];
     for (std::size_t start = run.first; start < run.end; start += at_once) {
+        const std::size_t stop = start + at_once < run.end ? start + at_once : run.end;
         Vector dots[kPanels][kRows][kChains];
         for (auto& panel : dots)
             for (auto& chains : panel)
                 for (Vector& dot : chains) dot = Simd::zero();
-        for (std::size_t t = start; t < start + at_once; ++t) {
+        for (std::size_t t = start; t < stop; ++t) {
             const std::size_t at = (b * w.num_tiles + t) * kRows * kTile;
             for (std::size_t p = 0; p < kPanels; ++p)
                 Simd::template prefetch<kTileBytes>(tiles[p] + kAhead);
