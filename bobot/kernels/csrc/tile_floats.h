@@ -1,14 +1,14 @@
-// Products with tiles whose codes are no integers (tiles.h): FP8, bfloat16, float16, and four bits with
-// a table of floats. Activations are floats, so that nothing is rounded but sums; those that are
-// bfloat16 numbers meet bfloat16 and FP8 weights, which are bfloat16 numbers too, in instructions that
+// Products with tiles whose codes are no integers (tiles.h): FP8, bfloat16, float16, and four bits
+// with a table of floats. Activations are floats, so that nothing is rounded but sums; those that are
+// bfloat16 numbers meet bfloat16 and FP8 weights, which are such numbers too, in instructions that
 // multiply two pairs of them (the processor's AVX512-BF16), twice as many at a time.
 //
 //     e4m3(from, first, second)      FP8 numbers times 2**-8: at `from`, and 16 behind
-//     float_table, look_up_floats    entries of a table of 16 floats, by the lowest four bits of lanes
+//     float_table, look_up_floats    entries of a table of 16 floats, by the low four bits of lanes
 //     first_bfloat, second_bfloat    of a pair, as floats
 //     bfloat_pairs(first, second)    a register of pairs of two that are bfloat16 numbers
 //
-// One function, `widened`, says what the codes of a format mean; `pairs_of_bfloats` does it for pairs.
+// One function, `widened`, says what the codes of a format mean; `pairs_of_bfloats` says it in pairs.
 #pragma once
 
 #include "packed_formats.h"
@@ -60,7 +60,7 @@ constexpr bool kIsScaled = kCodes == Codes::e4m3 || kCodes == Codes::four_bits_o
 template <Codes kCodes>
 constexpr bool kAreBfloats = kCodes == Codes::e4m3 || kCodes == Codes::bfloats;
 
-// The scales of `width` outputs of a panel for the inputs of tile t; of FP8 with what e4m3 leaves out.
+// The scales of `width` outputs of a panel for tile t; those of FP8 with what e4m3 leaves out.
 template <class Simd, Codes kCodes>
 typename Simd::Vector float_scale(const Tiles& w, std::size_t panel, std::size_t t,
                                   std::size_t lane) {
@@ -75,8 +75,8 @@ typename Simd::Vector float_scale(const Tiles& w, std::size_t panel, std::size_t
     return kCodes == Codes::e4m3 ? scale * Simd::splat(kE4m3Factor) : scale;
 }
 
-// Tiles whose sum is in registers before it is scaled and added to what is in memory, of `count`: sums of
-// sums lose less than one long sum. Where activations are bfloat16 that is nothing beside their rounding.
+// Of `count` tiles those whose sum is in registers before it is scaled and added to what is in memory.
+// Sums of sums lose less than one long sum, which is nothing beside activations rounded to bfloat16.
 template <bool kBfloat, bool kHasScales>
 std::size_t tiles_at_once(const Tiles& w, std::size_t count) {
     if constexpr (!kHasScales) return kBfloat ? count : 4;
@@ -134,14 +134,14 @@ struct FloatRun {
     std::size_t first, end;  // tiles of a panel
 };
 
-// Added to out[p][m][lane ..], for the kRows rows of block `b` and `width` outputs of each panel. kCodes:
-// in memory, kScaled: of the weight.
+// Added to out[p][m][lane ..], for the kRows rows of block `b` and `width` outputs of each panel.
+// kCodes: in memory, kScaled: of the weight.
 template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
           bool kBfloat>
 void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size_t lane,
                          const Activations& x, std::size_t b,
                          float (&out)[kPanels][kRows * kPanel]) {
-    // Few rows would wait for one chain of sums; and for memory, where many find theirs in the cache.
+    // Few rows would wait for one chain of sums, and for memory; many find theirs in the cache.
     constexpr std::size_t kChains = kRows < 8 ? 2 : 1, kAhead = kRows < 8 ? 4096 : 1024;
     constexpr std::size_t kTileBytes = code_bytes(kCodes);
     using Vector = typename Simd::Vector;
@@ -207,9 +207,9 @@ void float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations
 
 // As tile_product in tile_loops.h.
 template <class Simd, Codes kCodes, std::size_t kRows, bool kBfloat>
-void float_panels_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                        float* out, std::size_t out_stride) {
-    constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 18;
+void float_panels_product(const Tiles& w, const Activations& x, std::size_t first,
+                          std::size_t end, float* out, std::size_t out_stride) {
+    constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 19;
     const std::size_t panel_bytes = w.num_tiles * code_bytes(kCodes);
     const std::size_t fitting = kCachedBytes / panel_bytes / kPanels * kPanels;
     const std::size_t at_once = fitting ? fitting : kPanels;
@@ -228,12 +228,12 @@ void float_panels_product(const Tiles& w, const Activations& x, std::size_t firs
     }
 }
 
-// For many rows: FP8 codes are widened once for all of them, some at a time, into bfloat16 tiles that
-// stay in the second-level cache.
+// For many rows: FP8 codes are widened once for all of them, some at a time, into bfloat16 tiles
+// that stay in the second-level cache.
 template <class Simd, std::size_t kRows>
 void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                           float* out, std::size_t out_stride) {
-    constexpr std::size_t kPanels = 4, kRun = 32, kBytes = code_bytes(Codes::bfloats);
+    constexpr std::size_t kPanels = 4, kRun = 16, kBytes = code_bytes(Codes::bfloats);
     alignas(64) std::uint8_t wide[kPanels][kRun * kBytes];
     for (std::size_t start = first; start < end; start += kPanels) {
         const std::size_t stop = start + kPanels < end ? start + kPanels : end;
@@ -268,7 +268,8 @@ void float_tile_product(const Tiles& w, const Activations& x, std::size_t first,
             if constexpr (kCodes == Codes::e4m3 && kRows == 8)
                 if (x.num_blocks > 1)
                     return e4m3_product_of_many<Simd, kRows>(w, x, first, end, out, out_stride);
-            return float_panels_product<Simd, kCodes, kRows, true>(w, x, first, end, out, out_stride);
+            return float_panels_product<Simd, kCodes, kRows, true>(w, x, first, end, out,
+                                                                   out_stride);
         }
     float_panels_product<Simd, kCodes, kRows, false>(w, x, first, end, out, out_stride);
 }
