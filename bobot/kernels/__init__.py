@@ -33,7 +33,8 @@ available: bool = _native is not None
 
 FORMATS: dict[str, tuple[int, int]] = _native.formats() if _native is not None else {}
 """Name -> values and bytes in a block, of every format that has kernels. Capitals are GGUF's
-types, with their scales inside the blocks; mxfp4, int4, int8 and float8_e4m3fn have theirs apart.
+types, with their scales inside the blocks; mxfp4, int4, int8, nf4, fp4 and float8_e4m3fn have
+theirs apart.
 """
 
 
@@ -184,7 +185,8 @@ def tiles_linear(
 ) -> None:
     """Write x @ weight.T to `out_MN`; both float32, of any number of rows.
 
-    is_integer: whether x is rounded to 16-bit integers with one scale per row and 32 inputs.
+    is_integer: whether x is rounded to 16-bit integers with one scale per row and 32 inputs; never
+    for weights that are no integers themselves.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().tiles_linear(

@@ -17,8 +17,8 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 MIN_ROWS = 32
 """From so many rows on, widening a part of the weights and one large product is faster."""
 MIN_PLAIN_ROWS = 3
-"""The same of plain weights of 16 bits where torch multiplies them as they are: 1 row takes twice as
-long as in the kernels, 4 rows two thirds of the time, 8 rows half."""
+"""The same of plain weights of 16 bits where torch multiplies them as they are: 1 row takes twice
+the time of the kernels, 4 rows two thirds, 8 rows half."""
 WEIGHT_ROWS_AT_ONCE = 512
 """Weight rows widened at a time: a few MiB, which stay in the cache until they are used."""
 

@@ -156,7 +156,8 @@ struct Portable {
         return each([&](int i) { return float_of(static_cast<std::uint32_t>(a[i]) << 16); });
     }
     static Vector second_bfloat(Ints a) {
-        return each([&](int i) { return float_of(static_cast<std::uint32_t>(a[i]) & 0xffff0000u); });
+        return each(
+            [&](int i) { return float_of(static_cast<std::uint32_t>(a[i]) & 0xffff0000u); });
     }
     static void e4m3(const std::uint8_t* from, Vector& first, Vector& second) {
         first = each([&](int i) { return kE4m3.values[from[i]] * 0x1p-8f; });

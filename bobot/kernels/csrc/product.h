@@ -86,8 +86,9 @@ void product(const Weight& weight, Inputs& x, const Share& share, float* out,
              std::size_t out_stride, float* row_scales) {
     if (share.first == share.end || x.num_rows == 0) return;
     if (weight.tiles.data) {
-        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x, weight.tiles), share.first / kPanel,
-                             (share.end + kPanel - 1) / kPanel, out, out_stride);
+        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x, weight.tiles),
+                             share.first / kPanel, (share.end + kPanel - 1) / kPanel, out,
+                             out_stride);
         return;
     }
     for (std::size_t n = share.first; n < share.end; ++n)

@@ -1,14 +1,14 @@
 // Products with tiles whose codes are no integers (tiles.h): FP8, bfloat16, float16, and four bits
-// with a table of floats. Activations are floats, so that nothing is rounded but sums; those that are
-// bfloat16 numbers meet bfloat16 and FP8 weights, which are such numbers too, in instructions that
-// multiply two pairs of them (the processor's AVX512-BF16), twice as many at a time.
+// with a table of floats. Activations are floats, so that nothing is rounded but sums; those that
+// are bfloat16 numbers meet bfloat16 and FP8 weights, which are such numbers too, in instructions
+// that multiply two pairs of them (the processor's AVX512-BF16), twice as many at a time.
 //
 //     e4m3(from, first, second)      FP8 numbers times 2**-8: at `from`, and 16 behind
 //     float_table, look_up_floats    entries of a table of 16 floats, by the low four bits of lanes
 //     first_bfloat, second_bfloat    of a pair, as floats
 //     bfloat_pairs(first, second)    a register of pairs of two that are bfloat16 numbers
 //
-// One function, `widened`, says what the codes of a format mean; `pairs_of_bfloats` says it in pairs.
+// One function, `widened`, says what the codes of a format mean, and `pairs_of_bfloats` in pairs.
 #pragma once
 
 #include "packed_formats.h"
@@ -75,8 +75,8 @@ typename Simd::Vector float_scale(const Tiles& w, std::size_t panel, std::size_t
     return kCodes == Codes::e4m3 ? scale * Simd::splat(kE4m3Factor) : scale;
 }
 
-// Of `count` tiles those whose sum is in registers before it is scaled and added to what is in memory.
-// Sums of sums lose less than one long sum, which is nothing beside activations rounded to bfloat16.
+// Of `count` tiles those whose sum is in registers before it is scaled and added to what is in
+// memory. Sums of sums lose less than one long sum; beside activations of bfloat16 it is nothing.
 template <bool kBfloat, bool kHasScales>
 std::size_t tiles_at_once(const Tiles& w, std::size_t count) {
     if constexpr (!kHasScales) return kBfloat ? count : 4;

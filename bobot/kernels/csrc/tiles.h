@@ -19,10 +19,10 @@
 // and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16 rows
 // of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
 //
-// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with a
-// table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1 of
-// output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all outputs, then input
-// 2r + 1 of all.
+// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with
+// a table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1
+// of output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all outputs, then
+// input 2r + 1 of all.
 //
 // Plain data and arithmetic, for code of every instruction set.
 #pragma once
@@ -72,7 +72,8 @@ constexpr std::size_t code_bytes(Codes codes) {
 }
 
 constexpr std::size_t scale_bytes(Scales scales) {
-    return scales == Scales::none ? 0 : scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
+    if (scales == Scales::none) return 0;
+    return scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
 }
 
 constexpr std::size_t aligned(std::size_t bytes, std::size_t to = 64) {
@@ -128,12 +129,12 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
 
 // Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last one
 // filled up with zeros), tile by tile. Either as floats, or as 16-bit integers with one scale per row
-// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI. Weights that are
-// no integers take floats, or bfloat16 where activations are no more than that.
+// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI. Weights that
+// are no integers take floats, or bfloat16 where activations are no more than that.
 struct Activations {
     std::size_t num_rows, num_columns, block_rows, num_blocks;
     bool is_integer;
-    bool is_bfloat;        // floats whose lower halves are zero: `bfloats` is set instead of `values`
+    bool is_bfloat;        // floats whose lower halves are zero: in `bfloats`, not in `values`
     float* values;         // [block][tile][row][32]        floats only
     std::uint16_t* bfloats;  // [block][tile][row][32], in the memory of `values`
     std::int16_t* codes;   // [block][tile][row][32]        integers only
