@@ -209,7 +209,7 @@ void float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations
 template <class Simd, Codes kCodes, std::size_t kRows, bool kBfloat>
 void float_panels_product(const Tiles& w, const Activations& x, std::size_t first,
                           std::size_t end, float* out, std::size_t out_stride) {
-    constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 19;
+    constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 18;
     const std::size_t panel_bytes = w.num_tiles * code_bytes(kCodes);
     const std::size_t fitting = kCachedBytes / panel_bytes / kPanels * kPanels;
     const std::size_t at_once = fitting ? fitting : kPanels;
