@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bobot import hardware
+from bobot.cli.arguments import add_activations
 from bobot.cli.figures import Figure, Limit, as_json, limit_of
 from bobot.cli.loading import importing, waiting
 from bobot.cli.measuring import PARTS, Plan, engine_figures, start_figures
@@ -45,6 +46,7 @@ class Report:
     subject: Subject | None = None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+    activations: str | None = None
 
     def rows(self) -> Iterator[tuple[Figure, Limit | None]]:
         for figure in self.figures:
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help=tr("threads (default: as for an answer)")
     )
+    add_activations(parser)
     parser.add_argument("--json", action="store_true", help=tr("print JSON instead of a table"))
 
 
@@ -152,7 +155,7 @@ def _plan(args: argparse.Namespace) -> Plan:
             found=args.only,
             allowed=", ".join(PARTS),
         )
-    return Plan(args.prompt, tuple(rows), args.depth, args.runs, parts)
+    return Plan(args.prompt, tuple(rows), args.depth, args.runs, parts, args.activations)
 
 
 def _check_count(option: str, count: int | None, limit: int | None = None) -> None:
@@ -185,7 +188,12 @@ def _with_model(report: Report, name: str, path: Path, plan: Plan) -> Report:
     if plan.parts != ("start",):
         figures += engine_figures(path, plan)
     return dataclasses.replace(
-        report, name=name, subject=subject, figures=tuple(figures), notes=tuple(notes)
+        report,
+        name=name,
+        subject=subject,
+        figures=tuple(figures),
+        notes=tuple(notes),
+        activations=plan.activations,
     )
 
 
@@ -211,6 +219,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             "storage": subject.published.main_storage,
             "num_parameters": _num_parameters(subject),
             "weight_bytes": subject.published.num_bytes,
+            "activations": report.activations,
         }
         found["figures"] = [as_json(figure, limit) for figure, limit in report.rows()]
         found["notes"] = list(report.notes)
@@ -239,6 +248,8 @@ def _print(report: Report) -> None:
         size = bytes_text(subject.published.num_bytes)
         value = f"{report.name}: {subject.family.name}, {parameters}, "
         pairs.append((tr("model"), value + f"{subject.published.main_storage}, {size}"))
+        if report.activations is not None:
+            pairs.append((tr("activations"), report.activations))
     print(facts(pairs) + "\n")
     print(table([(tr("LIMIT OF THIS MACHINE"), tr("MEASURED")), *_limit_rows(report)]))
     if report.figures:

@@ -10,6 +10,7 @@ import os
 import sys
 
 from bobot.cli.arguments import (
+    add_activations,
     add_model,
     add_reasoning_effort,
     add_sampling,
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_reasoning_effort(parser)
     add_speculation(parser)
+    add_activations(parser)
     parser.add_argument(
         "--private", action="store_true", help=tr("keep nothing: no history, no saved conversation")
     )
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     session.own_system = args.system
     for name, value in sampling_of(args).items():
         session.set(name, str(value))
-    load = functools.partial(load_model, speculation=args.speculation)
+    load = functools.partial(load_model, speculation=args.speculation, activations=args.activations)
     model = load(args.model, draft=args.draft)
     if args.reasoning_effort is not None:
         session.set_reasoning_effort(args.reasoning_effort, model)

@@ -18,10 +18,14 @@ from bobot.messages import tr
 
 
 def load_model(
-    name: str | None, *, draft: str | None = None, speculation: str | None = None
+    name: str | None,
+    *,
+    draft: str | None = None,
+    speculation: str | None = None,
+    activations: str | None = None,
 ) -> Any:
     """The LocalModel called `name`; importing torch is part of the wait. `draft` and `speculation`:
-    see `add_speculation`.
+    see `add_speculation`; `activations`: see `add_activations`.
     """
     with importing(), waiting(tr("loading the model ...")):
         import bobot
@@ -29,6 +33,8 @@ def load_model(
         options: dict[str, Any] = {}
         if draft is not None:
             options["draft"] = draft
+        if activations is not None:
+            options["activations"] = activations
         if speculation is not None:
             from bobot.engine import EngineConfig
 

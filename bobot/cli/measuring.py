@@ -35,6 +35,8 @@ class Plan:
     """None: 4096, or what fits and is computed soon; 0: none."""
     num_runs: int
     parts: tuple[str, ...]
+    activations: str | None = None
+    """Of prefill, decode and depth: see `add_activations`."""
 
 
 def start_figures(path: Path, num_threads: int) -> Iterator[Figure]:
@@ -66,7 +68,7 @@ def engine_figures(path: Path, plan: Plan) -> Iterator[Figure]:
         from bobot.engine.pace import Pace
         from bobot.weights.load import load_model
 
-        model, _ = load_model(path)
+        model, _ = load_model(path, activations=plan.activations)  # pyright: ignore[reportArgumentType]
         seqs = max(plan.rows)
         engine = Engine(
             model,

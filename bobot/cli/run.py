@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 from bobot.cli.arguments import (
+    add_activations,
     add_reasoning_effort,
     add_sampling,
     add_speculation,
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_reasoning_effort(parser)
     add_speculation(parser)
+    add_activations(parser)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
     )
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     name, prompt = _model_and_prompt(args.model, args.words)
     read_ahead(name)
     sampling = _sampling(args)
-    model = load_model(name, draft=args.draft, speculation=args.speculation)
+    model = load_model(
+        name, draft=args.draft, speculation=args.speculation, activations=args.activations
+    )
     with Stopping() as stopping:
         seen = []
         for delta in stopping.until_stopped(_deltas(model, prompt, args, sampling)):

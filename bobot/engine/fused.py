@@ -25,6 +25,8 @@ from bobot.engine.fused_layers import (
 )
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
+from bobot.quant.tiles import Activations, TileFormat, kernel_activations
+from bobot.quant.weight import QuantWeight
 
 MAX_TOKENS = 16
 """For more tokens torch's products of whole matrices are faster."""
@@ -52,7 +54,7 @@ class FusedDecoder:
             embedding=matrix(decoder.embed_tokens.weight),
             lm_head=matrix(model.lm_head.weight),
             norm_D=floats(decoder.norm.weight),
-            is_integer=cache.keys[0].dtype != torch.float32,
+            activations=_activations(model, cache),
             num_threads=_num_threads(layers),
         )
         for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
@@ -85,6 +87,14 @@ def _num_threads(layers: list[Arguments]) -> int:
     num_bytes = sum(array.nbytes for array in arrays) // len(layers)
     num_threads = torch.get_num_threads()
     return num_threads if num_bytes >= num_threads * BYTES_PER_THREAD else 1
+
+
+def _activations(model: Any, cache: KVCache) -> str:
+    """What tiles are multiplied with; their own products see activations in the cache's dtype."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    formats = (value.format for value in values if isinstance(value, QuantWeight))
+    chosen: list[Activations] = [f.activations for f in formats if isinstance(f, TileFormat)]
+    return kernel_activations(cache.keys[0].dtype, chosen[0] if chosen else None)
 
 
 def _has_only_tiles(layers: list[Arguments]) -> bool:

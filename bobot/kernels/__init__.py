@@ -179,14 +179,14 @@ def tiles_linear(
     x_MK: Array,
     out_MN: Array,
     *,
-    is_integer: bool,
+    activations: str,
     num_threads: int,
     force: str | None = None,
 ) -> None:
     """Write x @ weight.T to `out_MN`; both float32, of any number of rows.
 
-    is_integer: whether x is rounded to 16-bit integers with one scale per row and 32 inputs; never
-    for weights that are no integers themselves.
+    activations: what x is multiplied as: "float32", or "int16" or "int8", rounded to integers with
+    one scale per row and 32 inputs. Weights that are no integers always take it as it is.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().tiles_linear(
@@ -198,7 +198,7 @@ def tiles_linear(
         tiles,
         x_MK,
         out_MN,
-        is_integer,
+        activations,
         num_threads,
         force or isa(),
     )
@@ -246,15 +246,15 @@ def decoder(
     embedding: Matrix,
     lm_head: Matrix,
     norm_D: Array,
-    is_integer: bool,
+    activations: str,
     num_threads: int,
     force: str | None = None,
 ) -> Any:
     """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
     mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
-    Vectors are float32; is_integer as in `tiles_linear`; frequencies (head_dim / 2) and rope_factor
-    as in ops/rope.py. The object has
+    Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and
+    rope_factor as in ops/rope.py. The object has
 
         add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
                   values, router, gate, up, down, num_experts, num_active, alpha, limit, up_offset)
@@ -283,7 +283,7 @@ def decoder(
         embedding,
         lm_head,
         norm_D,
-        is_integer,
+        activations,
         num_threads,
         force or isa(),
     )

@@ -39,7 +39,7 @@ class Decoder:
         embedding: tuple[Any, ...],
         lm_head: tuple[Any, ...],
         norm: Any,
-        is_integer: bool,
+        activations: str,
         num_threads: int,
         isa: str,
     ) -> None: ...

@@ -5,16 +5,16 @@ before (rows are filled up to a multiple of 16, tiles of a large matrix to a pag
 scales that several rows share are repeated for each, 3 % of FP8 in blocks of 128 x 128).
 
 Activations are multiplied as floats if they are float32, else as 16-bit integers with one scale per
-32 inputs, which is finer than the bfloat16 they come in. Weights that are no integers (FP8, NF4, 16
-bits) take them as they are.
+32 inputs, which is finer than the bfloat16 they come in, or as 8-bit ones where that was chosen.
+Weights that are no integers (FP8, NF4, 16 bits) take them as they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import gcd
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from bobot.quant.native import Packed, packed_rows
 from bobot.quant.weight import Format, Parts, QuantWeight, Weight
 
 W = TypeVar("W", bound=Weight)
+
+Activations = Literal["int8"] | None
+"""What activations are rounded to; None: to nothing coarser than their dtype."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class TileFormat(Format):
     """
 
     layout: TileLayout
+    activations: Activations = None
 
 
 def tiled(weight: W) -> W | QuantWeight:
@@ -110,8 +114,19 @@ def weight_from_tiles(layout: TileLayout, tiles: Tensor) -> QuantWeight:
     return QuantWeight(tile_format(layout), {"tiles": tiles}, shape)
 
 
+def with_activations(weight: QuantWeight, activations: Activations) -> QuantWeight:
+    """The same tiles, multiplied with such activations."""
+    assert isinstance(weight.format, TileFormat)
+    return replace(weight, format=tile_format(weight.format.layout, activations))
+
+
+def kernel_activations(dtype: torch.dtype, chosen: Activations) -> str:
+    """What the kernels multiply activations of that dtype as."""
+    return chosen or ("float32" if dtype == torch.float32 else "int16")
+
+
 @cache
-def tile_format(layout: TileLayout) -> TileFormat:
+def tile_format(layout: TileLayout, activations: Activations = None) -> TileFormat:
     def rows(parts: Parts, index_R: Tensor) -> Tensor:
         out_RK = torch.empty(len(index_R), layout.num_columns)
         kernels.tiles_rows(
@@ -132,13 +147,18 @@ def tile_format(layout: TileLayout) -> TileFormat:
             parts["tiles"].numpy(),
             x_MK.detach().float().contiguous().numpy(),
             out_MN.numpy(),
-            is_integer=x_MK.dtype != torch.float32,
+            activations=kernel_activations(x_MK.dtype, activations),
             num_threads=_num_threads(layout) if len(x_MK) == 1 else torch.get_num_threads(),
         )
         return out_MN
 
     return TileFormat(
-        name=layout.kernel, dequantize=dequantize, product=product, rows=rows, layout=layout
+        name=layout.kernel,
+        dequantize=dequantize,
+        product=product,
+        rows=rows,
+        layout=layout,
+        activations=activations,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bobot.errors import UsageError
 from bobot.layers.linear import Embedding
-from bobot.quant.tiles import tiled
+from bobot.quant.tiles import Activations, TileFormat, tiled, with_activations
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.source import DTYPES, ModelSource, model_dtype, open_model, split_name
 from bobot.weights.tile_cache import PlannedTiles, plan_tiles, tiles_of
@@ -42,6 +42,7 @@ def load_model(
     progress: Progress | None = None,
     change: Callable[[ModelSource], Change] | None = None,
     tiles: bool = True,
+    activations: Activations = None,
 ) -> tuple[Any, LoadReport]:
     """The model of a checkpoint folder or file, in eval mode, without gradients.
 
@@ -49,6 +50,8 @@ def load_model(
     memory-mapped. `progress(done, total)` counts parameters. `change` makes the
     function that each weight passes when it is read. `tiles`: packed weights are put into the order
     in which they are multiplied (weights/tile_cache.py), else they stay mapped as published.
+    `activations`: "int8" rounds what is multiplied with packed weights to 8 bits, which is coarser
+    than any dtype and faster.
     Raises ConfigError, CheckpointError (a missing, unexpected or misshapen tensor, by name).
     """
     target = torch_dtype(dtype)
@@ -69,6 +72,8 @@ def load_model(
         if isinstance(placed, QuantWeight) and tiles and change is not None:
             placed = tiled(placed)
         state[name] = placed
+    if activations is not None:
+        state = _with_activations(state, activations, target)
     _assign(model, state, target)
     model.eval().requires_grad_(False)
     report = LoadReport(
@@ -135,6 +140,33 @@ def _placed(
         weight = weight.dequantize()
     is_float32 = template in getattr(model, "float32_parameters", ())
     return weight.to(device=device, dtype=torch.float32 if is_float32 else target)
+
+
+def _with_activations(
+    state: Mapping[str, Weight], activations: Activations, dtype: torch.dtype
+) -> dict[str, Weight]:
+    """The weights, tiles with the activations that were chosen. UsageError where that is no choice:
+    float32 was, or no weight is packed.
+    """
+    if activations not in ("int8", None):
+        raise UsageError("activations is {found!r}; allowed: int8, or none.", found=activations)
+    if dtype == torch.float32:
+        raise UsageError(
+            "activations is int8, and this model computes in float32.",
+            hint="Leave one of them out: float32 is for precision, int8 for speed.",
+        )
+    changed: dict[str, Weight] = {
+        name: with_activations(weight, activations)
+        for name, weight in state.items()
+        if isinstance(weight, QuantWeight) and isinstance(weight.format, TileFormat)
+    }
+    if not changed:
+        raise UsageError(
+            "activations is int8, and no weight of this model has a product for it here.",
+            hint="It needs packed weights (such as Q4_0 or int4), the kernels and vector"
+            " instructions.",
+        )
+    return {**state, **changed}
 
 
 def _assign(model: nn.Module, state: dict[str, Weight], dtype: torch.dtype) -> None:

@@ -51,7 +51,7 @@ def case(name: str, num_outputs: int, num_inputs: int):
 
 def product(layout: Layout, tiles: torch.Tensor, x: torch.Tensor, isa: str) -> torch.Tensor:
     out = torch.full((len(x), layout[2]), 7.0)
-    kernels.tiles_linear(*layout, tiles, x, out, is_integer=True, num_threads=3, force=isa)
+    kernels.tiles_linear(*layout, tiles, x, out, activations="int16", num_threads=3, force=isa)
     return out
 
 

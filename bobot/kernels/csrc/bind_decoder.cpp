@@ -34,7 +34,7 @@ public:
     Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim,
             std::size_t block_size, double eps, const Floats& frequencies, double rope_factor,
             const nb::tuple& embedding, const nb::tuple& lm_head, const Floats& norm,
-            bool is_integer, int num_threads, const std::string& isa)
+            const std::string& activations, int num_threads, const std::string& isa)
         : kernels_(kernels_of(isa)) {
         plan_.hidden_size = norm.size();
         plan_.num_heads = num_heads;
@@ -45,7 +45,7 @@ public:
         plan_.rope_factor = static_cast<float>(rope_factor);
         plan_.norm = floats(norm, norm.size());
         plan_.num_threads = num_threads;
-        plan_.is_integer = is_integer;
+        plan_.activations = activation_type(activations);
         require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
                     head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1 && num_threads >= 1,
                 "heads, blocks or threads do not fit together");
@@ -263,11 +263,11 @@ private:
 void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder")
         .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
-                      double, const nb::tuple&, const nb::tuple&, const Floats&, bool, int,
-                      const std::string&>(),
+                      double, const nb::tuple&, const nb::tuple&, const Floats&,
+                      const std::string&, int, const std::string&>(),
              "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "eps"_a,
              "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "lm_head"_a,
-             "norm"_a.noconvert(), "is_integer"_a, "num_threads"_a, "isa"_a)
+             "norm"_a.noconvert(), "activations"_a, "num_threads"_a, "isa"_a)
         .def("add_layer", &Decoder::add_layer, nb::kw_only(), "attention_norm"_a.noconvert(),
              "mlp_norm"_a.noconvert(), "q"_a, "k"_a, "v"_a, "o"_a, "sinks"_a.noconvert().none(),
              "window"_a, "scale"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(),

@@ -77,11 +77,20 @@ bool are_bfloats(const float* from, std::size_t count) {
     return (lower & 0xffff) == 0;
 }
 
+// What codes that are no integers are multiplied with: nothing is lost.
+ActivationType float_type(Codes codes, const Kernels& kernels, const float* x, std::size_t count) {
+    const bool has_pairs = kernels.has_dot_pairs && cpu_features().avx512bf16;
+    const bool are_pairs = codes == Codes::e4m3 || codes == Codes::bfloats;
+    return has_pairs && are_pairs && are_bfloats(x, count) ? ActivationType::bfloat16
+                                                           : ActivationType::float32;
+}
+
 void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
             std::size_t num_columns, std::size_t group, const ConstBytes& data,
-            const Matrix<const float>& x, const Matrix<float>& out, bool is_integer,
+            const Matrix<const float>& x, const Matrix<float>& out, const std::string& activations,
             int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
+    ActivationType type = activation_type(activations);
     Tiles w = tiles_of(format, scales, num_rows_of_weight, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
@@ -95,17 +104,14 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     const std::size_t num_rows = x.shape(0);
     if (num_rows == 0) return;
     nb::gil_scoped_release unlocked;
+    if (is_float(w.format->codes))
+        type = float_type(w.format->codes, kernels, from, num_rows * w.num_columns);
     const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
     Activations ready;
-    const bool takes_floats = is_float(w.format->codes);
-    is_integer = is_integer && !takes_floats;
     const std::size_t bytes =
-        activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, nullptr);
+        activations_layout(ready, num_rows, w.num_columns, block_rows, type, nullptr);
     const Scratch memory(bytes);
-    activations_layout(ready, num_rows, w.num_columns, block_rows, is_integer, memory.data);
-    ready.is_bfloat = takes_floats && w.format->codes != Codes::four_bits_of_floats &&
-                      w.format->codes != Codes::halves && kernels.has_dot_pairs &&
-                      cpu_features().avx512bf16 && are_bfloats(from, num_rows * w.num_columns);
+    activations_layout(ready, num_rows, w.num_columns, block_rows, type, memory.data);
     in_parallel(ready.num_blocks, num_threads, [&](std::size_t first, std::size_t end) {
         kernels.fill_activations(from, ready, first, end);
     });
@@ -154,7 +160,7 @@ void bind_tiles(nb::module_& m) {
           "values"_a.noconvert(), "scales"_a.noconvert().none(), "out"_a.noconvert(),
           "num_threads"_a);
     m.def("tiles_linear", &linear, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
-          "data"_a.noconvert(), "x"_a.noconvert(), "out"_a.noconvert(), "is_integer"_a,
+          "data"_a.noconvert(), "x"_a.noconvert(), "out"_a.noconvert(), "activations"_a,
           "num_threads"_a, "isa"_a);
     m.def("tiles_rows", &rows, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a, "group"_a,
           "data"_a.noconvert(), "index"_a.noconvert(), "out"_a.noconvert(), "num_threads"_a,

@@ -44,7 +44,7 @@ struct DecoderPlan {
     const DecoderLayer* layers;
     std::size_t num_layers;
     int num_threads;
-    bool is_integer;  // what tiles are multiplied with: integers of 16 bits, or floats
+    ActivationType activations;  // what tiles are multiplied with
 };
 
 // Row m is the token ids[m] at positions[m] of a sequence whose position p lies in slot

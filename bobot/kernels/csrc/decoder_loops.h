@@ -108,14 +108,14 @@ void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const Deco
     for (std::size_t m = 0; m < rows; ++m)
         rms_norm<Simd>(shared.x_RD + m * d, layer.attention_norm, d, plan.eps,
                        own.normed_RD + m * d);
-    Inputs normed{own.normed_RD, rows, d, own.tiled, plan.is_integer};
+    Inputs normed{own.normed_RD, rows, d, own.tiled, plan.activations};
     project<Simd, Cell>(plan, layer, step, normed, shared, own, thread, num_threads);
 #pragma omp barrier
     attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared), thread,
                       num_threads);
 #pragma omp barrier
     const Share outputs = share_of(d, kPanel, thread, num_threads);
-    Inputs mixed{shared.mixed, rows, plan.num_heads * h, own.tiled, plan.is_integer};
+    Inputs mixed{shared.mixed, rows, plan.num_heads * h, own.tiled, plan.activations};
     product<Simd>(layer.o.weight, mixed, outputs, own.sums, d, own.row_scales);
     add_bias(layer.o.bias, rows, outputs, d, own.sums);
     for (std::size_t m = 0; m < rows; ++m)
@@ -147,7 +147,7 @@ void decode_share(const DecoderPlan& plan, const DecoderStep& step, SharedBuffer
     for (std::size_t r = 0; r < step.num_logits; ++r)
         rms_norm<Simd>(shared.x_RD + static_cast<std::size_t>(step.logit_rows[r]) * d, plan.norm, d,
                        plan.eps, own.normed_RD + r * d);
-    Inputs last{own.normed_RD, step.num_logits, d, own.tiled, plan.is_integer};
+    Inputs last{own.normed_RD, step.num_logits, d, own.tiled, plan.activations};
     product<Simd>(plan.lm_head, last, share_of(plan.vocab_size, kPanel, thread, num_threads),
                   step.logits, plan.vocab_size, own.row_scales);
 }

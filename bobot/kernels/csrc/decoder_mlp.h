@@ -95,7 +95,7 @@ inline Inputs rows_of_expert(const Inputs& x, const std::size_t* rows, std::size
     for (std::size_t i = 0; i < count; ++i)
         std::memcpy(chosen + i * x.num_columns, x.rows + rows[i] * x.num_columns,
                     sizeof(float) * x.num_columns);
-    return {chosen, count, x.num_columns, x.memory, x.is_integer};
+    return {chosen, count, x.num_columns, x.memory, x.type};
 }
 
 // x_RD += the layer's network of the normed rows. All threads call it; it ends without a barrier.
@@ -127,7 +127,7 @@ void mlp_of_rows(const DecoderPlan& plan, const DecoderMlp& mlp, Inputs& normed,
     const Share outer = share_of(d, kPanel, thread, num_threads);
     for (std::size_t e = 0; e < mlp.num_experts; ++e) {
         const std::size_t first = own.starts[e], count = own.starts[e + 1] - first;
-        Inputs hidden{shared.hidden + first * f, count, f, own.tiled, plan.is_integer};
+        Inputs hidden{shared.hidden + first * f, count, f, own.tiled, plan.activations};
         product<Simd>(matrix_of(mlp.down.weight, e), hidden, outer, own.sums, d, own.row_scales);
         add_bias(mlp.down.bias ? mlp.down.bias + e * d : nullptr, count, outer, d, own.sums);
         for (std::size_t i = 0; i < count; ++i) {

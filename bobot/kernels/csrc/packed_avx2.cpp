@@ -56,11 +56,11 @@ struct Avx2 {
         }
     }
 
-    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits.
+    // For tiles: tile_quads.h, tile_integers.h, tile_loops.h.
     using Ints = __m256i;
-    using Table = __m256i;  // 16 entries of 8 bits, twice
+    using Table = __m256i;  // 16 bytes, twice
     static constexpr std::size_t kMaxRows = 4;
-    static constexpr bool kTableHasOffset = false;  // a table of bytes has no room for it
+    static constexpr bool kSaturates = true;  // sums of two products of bytes, at 16 bits
 
     static Vector splat(float a) { return _mm256_set1_ps(a); }
     static Ints splat(std::int32_t a) { return _mm256_set1_epi32(a); }
@@ -89,29 +89,65 @@ struct Avx2 {
         const auto bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
     }
-    static Table table(const std::uint8_t* entries, int) {
-        return _mm256_broadcastsi128_si256(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+    static Table quad_table(const std::uint8_t* entries, int offset) {
+        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
+        const auto offsets = _mm_set1_epi8(static_cast<char>(offset));
+        return _mm256_broadcastsi128_si256(_mm_sub_epi8(bytes, offsets));
     }
-    // Each look-up serves the first and third, or the second and fourth code of every half lane.
-    static void pairs_of_codes(const std::uint8_t* from, Table table, Ints* pairs) {
+    static void quads_of_codes(const std::uint8_t* from, Ints* quads) {
         const Ints codes = load_ints(from), low = _mm256_set1_epi8(15);
-        const Ints bytes = _mm256_set1_epi16(255);
-        const Ints even = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, low));
-        const Ints odd =
-            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
-        pairs[0] = _mm256_and_si256(even, bytes);
-        pairs[1] = _mm256_and_si256(odd, bytes);
-        pairs[2] = _mm256_srli_epi16(even, 8);
-        pairs[3] = _mm256_srli_epi16(odd, 8);
+        quads[0] = _mm256_and_si256(codes, low);
+        quads[1] = _mm256_and_si256(_mm256_srli_epi16(codes, 4), low);
     }
-    static Ints pairs_of_bytes(const std::uint8_t* from) {
-        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    static Ints look_up_quads(Table table, Ints quads) { return _mm256_shuffle_epi8(table, quads); }
+    // Inputs a, b of row r and c, d of row r + 2 as a, c, b, d.
+    template <bool kIsSigned>
+    static Ints quads_of_bytes(const std::uint8_t* from) {
+        const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        const __m128i other = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 64));
+        const Ints turns =
+            _mm256_setr_m128i(_mm_unpacklo_epi8(row, other), _mm_unpackhi_epi8(row, other));
+        return kIsSigned ? turns : _mm256_xor_si256(turns, _mm256_set1_epi8(-128));
     }
-    // pairs | (bits >> shift << 4 & mask)
-    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
-        bits = shift < 4 ? _mm256_slli_epi16(bits, 4 - shift) : _mm256_srli_epi16(bits, shift - 4);
-        return _mm256_or_si256(pairs, _mm256_and_si256(bits, _mm256_set1_epi16(mask)));
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        for (std::size_t i = 0; i < 32; i += 8) {
+            const auto* fours = reinterpret_cast<const __m128i*>(codes + i);
+            const __m128i pairs = _mm_packs_epi32(_mm_loadu_si128(fours), _mm_loadu_si128(fours + 1));
+            const __m128i bytes = _mm_packs_epi16(pairs, pairs);
+            const __m128i turns = _mm_unpacklo_epi8(bytes, _mm_srli_epi64(bytes, 32));
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), turns);
+        }
+    }
+    // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
+    static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
+        quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));
+        return or_masked(quads, shift_pairs(bits, 12 - second), static_cast<std::int16_t>(mask << 8));
+    }
+    static Ints shift_pairs(Ints a, int left) {
+        return left < 0 ? _mm256_srli_epi16(a, -left) : _mm256_slli_epi16(a, left);
+    }
+    static Ints or_masked(Ints a, Ints b, std::int16_t mask) {
+        return _mm256_or_si256(a, _mm256_and_si256(b, _mm256_set1_epi16(mask)));
+    }
+    static Ints even_pairs(Ints quads) {
+        return _mm256_and_si256(quads, _mm256_set1_epi16(255));
+    }
+    static Ints odd_pairs(Ints quads) { return _mm256_srli_epi16(quads, 8); }
+    // Quads whose products with -127 .. 127 add up at 16 bits; 128 stands for signed values.
+    template <int kLargest>
+    static constexpr std::size_t kRun = kLargest == 31 ? 4 : kLargest == 63 ? 2 : 1;
+    template <int kLargest>
+    static Ints dot_quads(Ints sum, const Ints* quads, const std::int8_t* from) {
+        Ints halves = _mm256_setzero_si256();
+        for (std::size_t i = 0; i < kRun<kLargest>; ++i) {
+            const Ints x = splat(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(from + 4 * i)));
+            const Ints products =
+                kLargest == 128
+                    ? _mm256_maddubs_epi16(_mm256_abs_epi8(quads[i]), _mm256_sign_epi8(x, quads[i]))
+                    : _mm256_maddubs_epi16(quads[i], x);
+            halves = _mm256_add_epi16(halves, products);
+        }
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
     }
     static Ints subtract_pairs(Ints a, Ints b) { return _mm256_sub_epi16(a, b); }
     static Vector first(Ints a) {

@@ -62,11 +62,11 @@ struct Avx512 {
         }
     }
 
-    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits.
+    // For tiles: tile_quads.h, tile_integers.h, tile_loops.h.
     using Ints = __m512i;
-    using Table = __m512i;  // 16 entries of 16 bits, twice
+    using Table = __m512i;  // 16 bytes, four times
     static constexpr std::size_t kMaxRows = 8;
-    static constexpr bool kTableHasOffset = true;
+    static constexpr bool kSaturates = false;
 
     static Vector splat(float a) { return _mm512_set1_ps(a); }
     static Ints splat(std::int32_t a) { return _mm512_set1_epi32(a); }
@@ -93,26 +93,56 @@ struct Avx512 {
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
     }
-    static Table table(const std::uint8_t* entries, int offset) {
+    static Table quad_table(const std::uint8_t* entries, int) {
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries));
-        const auto offsets = _mm256_set1_epi16(static_cast<std::int16_t>(offset));
-        return _mm512_broadcast_i64x4(_mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), offsets));
+        return _mm512_broadcast_i32x4(bytes);
     }
-    // The look-up reads five bits, the table says the same for both values of the fifth.
-    static void pairs_of_codes(const std::uint8_t* from, Table table, Ints* pairs) {
-        const Ints codes = load_ints(from);
-        pairs[0] = _mm512_permutexvar_epi16(codes, table);
-        pairs[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), table);
-        pairs[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 8), table);
-        pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 12), table);
+    static void quads_of_codes(const std::uint8_t* from, Ints* quads) {
+        const Ints codes = load_ints(from), low = _mm512_set1_epi8(15);
+        quads[0] = _mm512_and_si512(codes, low);
+        quads[1] = _mm512_and_si512(_mm512_srli_epi16(codes, 4), low);
     }
-    static Ints pairs_of_bytes(const std::uint8_t* from) {
-        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    static Ints look_up_quads(Table table, Ints quads) { return _mm512_shuffle_epi8(table, quads); }
+    // Inputs a, b of row r and c, d of row r + 2 as a, c, b, d.
+    template <bool kIsSigned>
+    static Ints quads_of_bytes(const std::uint8_t* from) {
+        static_assert(!kIsSigned);
+        const auto* rows = reinterpret_cast<const __m256i*>(from);
+        const Ints both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(rows)),
+                                             _mm256_loadu_si256(rows + 2), 1);
+        const Ints eighths = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both);
+        const Ints turns = _mm512_broadcast_i32x4(
+            _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+        return _mm512_xor_si512(_mm512_shuffle_epi8(eighths, turns), _mm512_set1_epi8(-128));
     }
-    // pairs | (bits >> shift << 4 & mask)
-    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
-        bits = shift < 4 ? _mm512_slli_epi16(bits, 4 - shift) : _mm512_srli_epi16(bits, shift - 4);
-        return _mm512_ternarylogic_epi32(pairs, bits, _mm512_set1_epi16(mask), 0xf8);
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        const __m128i order =
+            _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+        for (std::size_t i = 0; i < 32; i += 16) {
+            const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_loadu_si512(codes + i));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm_shuffle_epi8(bytes, order));
+        }
+    }
+    // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
+    static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
+        quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));
+        return or_masked(quads, shift_pairs(bits, 12 - second), static_cast<std::int16_t>(mask << 8));
+    }
+    static Ints shift_pairs(Ints a, int left) {
+        return left < 0 ? _mm512_srli_epi16(a, -left) : _mm512_slli_epi16(a, left);
+    }
+    static Ints or_masked(Ints a, Ints b, std::int16_t mask) {
+        return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi16(mask), 0xf8);
+    }
+    static Ints even_pairs(Ints quads) {
+        return _mm512_and_si512(quads, _mm512_set1_epi16(255));
+    }
+    static Ints odd_pairs(Ints quads) { return _mm512_srli_epi16(quads, 8); }
+    template <int>
+    static constexpr std::size_t kRun = 1;
+    template <int>
+    static Ints dot_quads(Ints sum, const Ints* quads, const std::int8_t* from) {
+        return _mm512_dpbusd_epi32(sum, *quads, splat(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(from))));
     }
     static Ints subtract_pairs(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
     static Vector first(Ints a) {

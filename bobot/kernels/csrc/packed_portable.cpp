@@ -73,14 +73,22 @@ struct Portable {
         for (std::size_t i = 0; i < kCount; ++i) q[i] = table[q[i]];
     }
 
-    // For tiles (tile_loops.h): pairs of 16-bit integers in lanes of 32 bits, the first one lowest.
+    // For tiles: tile_quads.h, tile_integers.h, tile_loops.h; the first number of a lane is the lowest.
     typedef std::int32_t Ints __attribute__((vector_size(16)));
-    typedef std::int16_t Halves __attribute__((vector_size(16)));
+    typedef std::uint16_t Halves __attribute__((vector_size(16)));
+    typedef std::uint8_t Bytes __attribute__((vector_size(16)));
+    template <class To, class From>
+    static To as(From bits) {
+        To found;
+        static_assert(sizeof found == sizeof bits);
+        std::memcpy(&found, &bits, sizeof found);
+        return found;
+    }
     struct Table {
         std::uint8_t entries[16];
     };
     static constexpr std::size_t kMaxRows = 4;
-    static constexpr bool kTableHasOffset = false;  // a table of bytes has no room for it
+    static constexpr bool kSaturates = false;
 
     static Vector splat(float a) { return Vector{a, a, a, a}; }
     static Ints splat(std::int32_t a) { return Ints{a, a, a, a}; }
@@ -107,38 +115,48 @@ struct Portable {
     static Vector signed_bytes(const std::uint8_t* from) {
         return each([&](int i) { return static_cast<float>(static_cast<std::int8_t>(from[i])); });
     }
-    static Table table(const std::uint8_t* entries, int) { return bobot::load<Table>(entries); }
-    static void pairs_of_codes(const std::uint8_t* from, const Table& table, Ints* pairs) {
-        std::int16_t found[4][8];
-        for (int half = 0; half < 8; ++half) {
-            const auto codes = bobot::load<std::uint16_t>(from + 2 * half);
-            for (int i = 0; i < 4; ++i) found[i][half] = table.entries[codes >> 4 * i & 15];
+    static Table quad_table(const std::uint8_t* entries, int) { return bobot::load<Table>(entries); }
+    static void quads_of_codes(const std::uint8_t* from, Ints* quads) {
+        const auto codes = bobot::load<Bytes>(from);
+        quads[0] = as<Ints>(codes & 15);
+        quads[1] = as<Ints>(codes >> 4);
+    }
+    static Ints look_up_quads(const Table& table, Ints quads) {
+        Bytes bytes = as<Bytes>(quads);
+        for (int i = 0; i < 16; ++i) bytes[i] = table.entries[bytes[i]];
+        return as<Ints>(bytes);
+    }
+    // Inputs a, b of row r and c, d of row r + 2 as a, c, b, d.
+    template <bool kIsSigned>
+    static Ints quads_of_bytes(const std::uint8_t* from) {
+        static_assert(!kIsSigned);
+        Bytes bytes;
+        for (int i = 0; i < 8; ++i) {
+            bytes[2 * i] = from[i];
+            bytes[2 * i + 1] = from[64 + i];
         }
-        std::memcpy(pairs, found, sizeof found);
+        return as<Ints>(bytes ^ 128);
     }
-    static Ints pairs_of_bytes(const std::uint8_t* from) {
-        std::int16_t found[8];
-        for (int i = 0; i < 8; ++i) found[i] = static_cast<std::int8_t>(from[i]);
-        Ints pairs;
-        std::memcpy(&pairs, found, sizeof pairs);
-        return pairs;
+    static void store_quads(const std::int32_t* codes, std::int8_t* to) {
+        for (std::size_t i = 0; i < 32; ++i)
+            to[i] = static_cast<std::int8_t>(codes[i / 8 * 8 + kQuadOrder[i % 8]]);
     }
-    // pairs | (bits >> shift << 4 & mask)
-    static Ints add_bits(Ints pairs, Ints bits, int shift, std::int16_t mask) {
-        Halves each_bits;
-        std::memcpy(&each_bits, &bits, sizeof each_bits);
-        each_bits = (shift < 4 ? each_bits << (4 - shift) : each_bits >> (shift - 4)) & mask;
-        std::memcpy(&bits, &each_bits, sizeof bits);
-        return pairs | bits;
+    // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
+    static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
+        const auto low = as<Halves>(bits) >> first << 4 & static_cast<std::uint16_t>(mask);
+        const auto high = as<Halves>(bits) >> second << 12 & static_cast<std::uint16_t>(mask << 8);
+        return quads | as<Ints>(low | high);
     }
-    static Ints subtract_pairs(Ints a, Ints b) {
-        Halves x, y;
-        std::memcpy(&x, &a, sizeof x);
-        std::memcpy(&y, &b, sizeof y);
-        x -= y;
-        std::memcpy(&a, &x, sizeof a);
-        return a;
+    static Ints even_pairs(Ints quads) { return as<Ints>(as<Halves>(quads) & 255); }
+    static Ints odd_pairs(Ints quads) { return as<Ints>(as<Halves>(quads) >> 8); }
+    template <int>
+    static constexpr std::size_t kRun = 1;
+    template <int>
+    static Ints dot_quads(Ints sum, const Ints* quads, const std::int8_t* from) {
+        for (int i = 0; i < 4; ++i) sum += (*quads >> 8 * i & 255) * from[i];
+        return sum;
     }
+    static Ints subtract_pairs(Ints a, Ints b) { return as<Ints>(as<Halves>(a) - as<Halves>(b)); }
     static Vector first(Ints a) { return to_floats(a << 16 >> 16); }
     static Vector second(Ints a) { return to_floats(a >> 16); }
     static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {

@@ -40,7 +40,7 @@ struct Inputs {
     const float* rows;
     std::size_t num_rows, num_columns;
     std::uint8_t* memory;  // for the other form
-    bool is_integer;       // of the other form, for weights that are integers
+    ActivationType type;   // of the other form, for weights that are integers
     bool is_ready = false;
     Activations tiled{};
 };
@@ -50,16 +50,17 @@ template <class Simd>
 std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns) {
     Activations tiled;
     return activations_layout(tiled, num_rows, num_columns,
-                              rows_in_block(num_rows, Simd::kMaxRows), false, nullptr);
+                              rows_in_block(num_rows, Simd::kMaxRows), ActivationType::float32,
+                              nullptr);
 }
 
 template <class Simd>
 const Activations& tiled_inputs(Inputs& x, const Tiles& weight) {
-    const bool is_integer = x.is_integer && !is_float(weight.format->codes);
-    if (!x.is_ready || x.tiled.is_integer != is_integer) {
+    const ActivationType type = is_float(weight.format->codes) ? ActivationType::float32 : x.type;
+    if (!x.is_ready || x.tiled.type != type) {
         activations_layout(x.tiled, x.num_rows, x.num_columns,
-                           rows_in_block(x.num_rows, Simd::kMaxRows), is_integer, x.memory);
-        fill_activations(x.rows, x.tiled, 0, x.tiled.num_blocks);
+                           rows_in_block(x.num_rows, Simd::kMaxRows), type, x.memory);
+        fill_activations<Simd>(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }
     return x.tiled;

@@ -138,7 +138,7 @@ struct FloatRun {
 // kCodes: in memory, kScaled: of the weight.
 template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
           bool kBfloat>
-void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size_t lane,
+void sum_float_tiles(const Tiles& w, const FloatRun<kPanels>& run, std::size_t lane,
                          const Activations& x, std::size_t b,
                          float (&out)[kPanels][kRows * kPanel]) {
     // Few rows would wait for one chain of sums, and for memory; many find theirs in the cache.
@@ -183,7 +183,7 @@ void float_block_product(const Tiles& w, const FloatRun<kPanels>& run, std::size
 // The rows of block `b`, of every lane, into `out`.
 template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
           bool kBfloat>
-void float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations& x, std::size_t b,
+void multiply_float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations& x, std::size_t b,
                  float* out, std::size_t out_stride) {
     const std::size_t row = b * kRows;
     const std::size_t count = x.num_rows - row < kRows ? x.num_rows - row : kRows;
@@ -200,7 +200,7 @@ void float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations
     if (run.first)
         each([](float* there, float* here, std::size_t bytes) { std::memcpy(here, there, bytes); });
     for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-        float_block_product<Simd, kCodes, kScaled, kRows, kPanels, kBfloat>(w, run, lane, x, b,
+        sum_float_tiles<Simd, kCodes, kScaled, kRows, kPanels, kBfloat>(w, run, lane, x, b,
                                                                             sums);
     each([](float* there, float* here, std::size_t bytes) { std::memcpy(there, here, bytes); });
 }
@@ -222,7 +222,7 @@ void float_panels_product(const Tiles& w, const Activations& x, std::size_t firs
                     run.panels[p] = panel + p < stop ? panel + p : stop - 1;
                     run.tiles[p] = w.data + run.panels[p] * panel_bytes;
                 }
-                float_block<Simd, kCodes, kCodes, kRows, kPanels, kBfloat>(w, run, x, b, out,
+                multiply_float_block<Simd, kCodes, kCodes, kRows, kPanels, kBfloat>(w, run, x, b, out,
                                                                            out_stride);
             }
     }
@@ -253,7 +253,7 @@ void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t firs
                     const std::size_t other = panel + 1 < stop ? panel + 1 : panel;
                     const FloatRun<2> run{
                         {wide[panel - start], wide[other - start]}, {panel, other}, from, to};
-                    float_block<Simd, Codes::bfloats, Codes::e4m3, kRows, 2, true>(
+                    multiply_float_block<Simd, Codes::bfloats, Codes::e4m3, kRows, 2, true>(
                         w, run, x, b, out, out_stride);
                 }
         }
@@ -264,7 +264,7 @@ template <class Simd, Codes kCodes, std::size_t kRows>
 void float_tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                         float* out, std::size_t out_stride) {
     if constexpr (Simd::has_dot_pairs && kAreBfloats<kCodes>)
-        if (x.is_bfloat) {
+        if (x.type == ActivationType::bfloat16) {
             if constexpr (kCodes == Codes::e4m3 && kRows == 8)
                 if (x.num_blocks > 1)
                     return e4m3_product_of_many<Simd, kRows>(w, x, first, end, out, out_stride);

@@ -127,17 +127,27 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
                 const std::uint8_t* scales, std::size_t scales_row_bytes, std::size_t first,
                 std::size_t end, std::uint8_t* data);
 
+// What activations are multiplied as: floats, or integers with one scale per row and 32 inputs. Those
+// of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as fast. Codes
+// that are no integers take floats, or bfloat16 where activations are no more than that.
+enum class ActivationType : std::uint8_t { float32, int16, int8, bfloat16 };
+
+constexpr std::size_t activation_bytes(ActivationType type) {
+    return type == ActivationType::float32 ? 4 : type == ActivationType::int8 ? 1 : 2;
+}
+
+// The order of every 8 inputs of 8-bit activations: that in which codes are unpacked to bytes.
+constexpr std::size_t kQuadOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
 // Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last one
-// filled up with zeros), tile by tile. Either as floats, or as 16-bit integers with one scale per row
-// and 32 inputs: finer than bfloat16, and twice as fast as floats where there is VNNI. Weights that
-// are no integers take floats, or bfloat16 where activations are no more than that.
+// filled up with zeros), tile by tile.
 struct Activations {
     std::size_t num_rows, num_columns, block_rows, num_blocks;
-    bool is_integer;
-    bool is_bfloat;        // floats whose lower halves are zero: in `bfloats`, not in `values`
+    ActivationType type;
     float* values;         // [block][tile][row][32]        floats only
-    std::uint16_t* bfloats;  // [block][tile][row][32], in the memory of `values`
-    std::int16_t* codes;   // [block][tile][row][32]        integers only
+    std::uint16_t* bfloats;  // [block][tile][row][32]      bfloat16 only
+    std::int16_t* codes;   // [block][tile][row][32]        16-bit integers only
+    std::int8_t* bytes;    // [block][tile][row][32]        8 bits only, in kQuadOrder
     float* scales;         // [block][tile][row]            integers only
     std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
     float* totals;         // [block][tile][row]            the sum of 32 activations
@@ -152,15 +162,14 @@ inline std::size_t rows_in_block(std::size_t num_rows, std::size_t most) {
 
 // Sets everything but the contents; returns the bytes it needs, all at `memory` where that is given.
 inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std::size_t num_columns,
-                                      std::size_t block_rows, bool is_integer,
+                                      std::size_t block_rows, ActivationType type,
                                       std::uint8_t* memory) {
     const std::size_t tiles = num_columns / kTile;
     x.num_rows = num_rows;
     x.num_columns = num_columns;
     x.block_rows = block_rows;
     x.num_blocks = (num_rows + block_rows - 1) / block_rows;
-    x.is_integer = is_integer;
-    x.is_bfloat = false;
+    x.type = type;
     const std::size_t groups = x.num_blocks * tiles * block_rows;
     std::size_t at = 0;
     const auto take = [&](std::size_t bytes) {
@@ -168,10 +177,13 @@ inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std:
         at += aligned(bytes);
         return part;
     };
-    std::uint8_t* values = take(groups * kTile * (is_integer ? 2 : 4));
-    x.values = is_integer ? nullptr : reinterpret_cast<float*>(values);
-    x.bfloats = is_integer ? nullptr : reinterpret_cast<std::uint16_t*>(values);
-    x.codes = is_integer ? reinterpret_cast<std::int16_t*>(values) : nullptr;
+    std::uint8_t* values = take(groups * kTile * activation_bytes(type));
+    const bool is_integer = type == ActivationType::int16 || type == ActivationType::int8;
+    const bool is_bfloat = type == ActivationType::bfloat16;
+    x.values = type == ActivationType::float32 ? reinterpret_cast<float*>(values) : nullptr;
+    x.bfloats = is_bfloat ? reinterpret_cast<std::uint16_t*>(values) : nullptr;
+    x.codes = type == ActivationType::int16 ? reinterpret_cast<std::int16_t*>(values) : nullptr;
+    x.bytes = type == ActivationType::int8 ? reinterpret_cast<std::int8_t*>(values) : nullptr;
     x.totals = reinterpret_cast<float*>(take(groups * 4));
     x.scales = is_integer ? reinterpret_cast<float*>(take(groups * 4)) : nullptr;
     x.sums = is_integer ? reinterpret_cast<std::int32_t*>(take(groups * 8)) : nullptr;

@@ -97,6 +97,13 @@ inline Scales scales_named(const std::string& dtype) {
                                 dtype);
 }
 
+inline ActivationType activation_type(const std::string& name) {
+    if (name == "float32") return ActivationType::float32;
+    if (name == "int16") return ActivationType::int16;
+    if (name == "int8") return ActivationType::int8;
+    throw std::invalid_argument("activations are float32, int16 or int8, not " + name);
+}
+
 // Tiles without their data. `scales` names the dtype of scales that lie apart; empty for formats that hold them.
 inline Tiles tiles_of(const std::string& name, const std::string& scales, std::size_t num_rows,
                       std::size_t num_columns, std::size_t group) {
