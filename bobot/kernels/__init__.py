@@ -33,7 +33,8 @@ available: bool = _native is not None
 
 FORMATS: dict[str, tuple[int, int]] = _native.formats() if _native is not None else {}
 """Name -> values and bytes in a block, of every format that has kernels. Capitals are GGUF's
-types, with their scales inside the blocks; mxfp4, int4, int8 and float8_e4m3fn have theirs apart.
+types, with their scales inside the blocks; mxfp4, int4, int8, nf4, fp4 and float8_e4m3fn have
+theirs apart.
 """
 
 
@@ -185,7 +186,7 @@ def tiles_linear(
     """Write x @ weight.T to `out_MN`; both float32, of any number of rows.
 
     activations: what x is multiplied as: "float32", or "int16" or "int8", rounded to integers with
-    one scale per row and 32 inputs.
+    one scale per row and 32 inputs. Weights that are no integers always take it as it is.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().tiles_linear(

@@ -1,24 +1,30 @@
-"""Packed weights as tiles, the order in which the C++ kernels multiply them: kernels/csrc/tiles.h.
+"""Weights as tiles, the order in which the C++ kernels multiply them: kernels/csrc/tiles.h.
 
 A weight is turned into tiles once, bit by bit: nothing is rounded, and it takes the bytes it took
-before (rows are filled up to a multiple of 16, tiles of a large matrix to a page of 4096 bytes).
+before (rows are filled up to a multiple of 16, tiles of a large matrix to a page of 4096 bytes;
+scales that several rows share are repeated for each, 3 % of FP8 in blocks of 128 x 128).
+
 Activations are multiplied as floats if they are float32, else as 16-bit integers with one scale per
 32 inputs, which is finer than the bfloat16 they come in, or as 8-bit ones where that was chosen.
+Weights that are no integers (FP8, NF4, 16 bits) take them as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from math import gcd
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from bobot import kernels
 from bobot.quant.interleaved import InTurn, rows_in_turn
-from bobot.quant.native import Packed
-from bobot.quant.weight import Format, Parts, QuantWeight
+from bobot.quant.native import Packed, packed_rows
+from bobot.quant.weight import Format, Parts, QuantWeight, Weight
+
+W = TypeVar("W", bound=Weight)
 
 Activations = Literal["int8"] | None
 """What activations are rounded to; None: to nothing coarser than their dtype."""
@@ -55,12 +61,14 @@ class TileFormat(Format):
     activations: Activations = None
 
 
-def tiled(weight: QuantWeight) -> QuantWeight:
+def tiled(weight: W) -> W | QuantWeight:
     """The weight as tiles (a copy) if it can be, else the weight itself."""
     layout = tile_layout(weight)
     if layout is None:
         return weight
-    experts = [weight] if weight.ndim == 2 else [weight[e] for e in range(weight.shape[0])]
+    experts: list[Weight] = (
+        [weight] if weight.ndim == 2 else [weight[e] for e in range(weight.shape[0])]
+    )
     tiles = torch.empty(len(experts), layout.num_bytes, dtype=torch.uint8)
     for expert, out in zip(experts, tiles, strict=True):
         matrix = _matrix(expert)
@@ -68,17 +76,17 @@ def tiled(weight: QuantWeight) -> QuantWeight:
         kernels.pack_tiles(
             *layout.arguments(),
             matrix.values.contiguous(),
-            None if matrix.scales is None else matrix.scales.contiguous(),
+            _scales_of_rows(matrix, layout),
             out,
             num_threads=torch.get_num_threads(),
         )
     return weight_from_tiles(layout, tiles if weight.ndim > 2 else tiles[0])
 
 
-def tile_layout(weight: QuantWeight) -> TileLayout | None:
+def tile_layout(weight: Weight) -> TileLayout | None:
     """Of the weight, or of each matrix of a stack. None for what has no tiles: a format without
-    them, rows that are no whole tiles, scales for several rows. None at all where the kernels have
-    no vector instructions: there rows are multiplied twice as fast.
+    them, rows that are no whole tiles. None at all where the kernels have no vector instructions:
+    there rows are multiplied twice as fast.
     """
     if not kernels.available or kernels.isa() == "portable":
         return None
@@ -88,15 +96,16 @@ def tile_layout(weight: QuantWeight) -> TileLayout | None:
     num_rows, num_columns = weight.shape[-2:]
     group = matrix.values_per_scale
     unit = 256 if kernels.FORMATS[matrix.kernel][0] == 256 else 32
-    if not matrix.has_kernel or matrix.rows_per_scale > 1 or num_columns % unit:
+    if not matrix.has_kernel or num_columns % unit:
         return None
     if matrix.scales is None:
         return TileLayout(matrix.kernel, "", num_rows, num_columns, 0)
     scales = str(matrix.scales.dtype).removeprefix("torch.")
     is_known = scales in ("float32", "float16", "bfloat16", "uint8")
-    if not is_known or group % 32 or num_columns % group:
+    if not is_known or group % 32:
         return None
-    return TileLayout(matrix.kernel, scales, num_rows, num_columns, group)
+    # Where the last scale of a row is for fewer inputs, all are repeated for smaller groups.
+    return TileLayout(matrix.kernel, scales, num_rows, num_columns, gcd(group, num_columns))
 
 
 def weight_from_tiles(layout: TileLayout, tiles: Tensor) -> QuantWeight:
@@ -157,11 +166,25 @@ def _num_threads(layout: TileLayout) -> int:
     return min(torch.get_num_threads(), 1 + layout.num_rows * layout.num_columns // (1 << 16))
 
 
-def _matrix(weight: QuantWeight) -> Packed | None:
+def _scales_of_rows(matrix: Packed, layout: TileLayout) -> Tensor | None:
+    """One number for each row and group of its inputs: (out, in / group)."""
+    if matrix.scales is None:
+        return None
+    scales = matrix.scales.repeat_interleave(matrix.rows_per_scale, dim=0)[: layout.num_rows]
+    times = matrix.values_per_scale // layout.group
+    num_groups = layout.num_columns // layout.group
+    return scales.repeat_interleave(times, dim=1)[:, :num_groups].contiguous()
+
+
+def _matrix(weight: Weight) -> Packed | None:
     """A matrix as the kernels take it, two in turn as one; None for what they do not know."""
+    if isinstance(weight, Tensor):
+        return packed_rows(weight) if weight.device.type == "cpu" else None
     if isinstance(weight.format, InTurn):
         first, second = (_matrix(half) for half in rows_in_turn(weight))
         if first is None or second is None or first.kernel != second.kernel:
+            return None
+        if first.rows_per_scale > 1 or second.rows_per_scale > 1:
             return None
         return _in_turn(first, second)
     if weight.format.native is None or weight.device.type != "cpu":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bobot.errors import UsageError
 from bobot.models.config import Derived
 from bobot.models.registry import Family
-from bobot.quant import int4, mxfp4, scaled
+from bobot.quant import four_bit_floats, int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
 from bobot.quant.grid import GRIDS, Grid, packed_shape
 from bobot.quant.weight import QuantWeight, Weight
@@ -269,6 +269,17 @@ def _compressed_sample(part: Part, settings: Mapping[str, Any]) -> QuantWeight |
     return int4.weight_from_parts(packed, _meta(rows, columns // size, dtype=torch.bfloat16))
 
 
+def _bitsandbytes_sample(part: Part, settings: Mapping[str, Any]) -> QuantWeight | None:
+    """Four bits, in blocks of 64, with the scales as they are in memory."""
+    rows, columns = part.shape[-2:] if len(part.shape) > 1 else (1, 1)
+    if part.role is not Role.MATRIX or columns % 64:
+        return None
+    kind = settings.get("bnb_4bit_quant_type") or "fp4"
+    codes = _meta(rows, columns // 2, dtype=torch.uint8)
+    scales = _meta(rows, columns // 64, dtype=torch.float32)
+    return four_bit_floats.weight_from_parts(kind, codes, scales)
+
+
 def _plain(part: Part, settings: object) -> None:
     return None
 
@@ -281,7 +292,8 @@ def _is_kept(settings: Mapping[str, Any], family: Family, part: Part) -> bool:
     """Whether the settings name the part's module among those that are not packed: a module or a
     pattern of one, or a regular expression after "re:".
     """
-    patterns = [*(settings.get("ignore") or ()), *(settings.get("modules_to_not_convert") or ())]
+    keys = ("ignore", "modules_to_not_convert", "llm_int8_skip_modules")
+    patterns = [pattern for key in keys for pattern in settings.get(key) or ()]
     theirs = source_names(part.name, part.shape, family.dialects["hf"])[0]
     module = theirs.removesuffix(".weight")
     return any(
@@ -346,6 +358,7 @@ _METHODS: dict[str, Callable[..., QuantWeight | None]] = {
     "mxfp4": partial(_experts_sample, "mxfp4"),
     "fp8": _fp8_sample,
     "compressed-tensors": _compressed_sample,
+    "bitsandbytes": _bitsandbytes_sample,
 }
 """quant_method of a Hugging Face config -> how it stores a part."""
 

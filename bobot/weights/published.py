@@ -17,7 +17,8 @@ from bobot.checkpoints import Checkpoint
 from bobot.errors import CheckpointError
 from bobot.models.config import Fields
 from bobot.quant import int4, mxfp4, scaled
-from bobot.quant.weight import QuantWeight
+from bobot.quant.weight import QuantWeight, Weight
+from bobot.weights import bitsandbytes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PackedForm:
     """
 
     suffixes: Mapping[str, str]
-    join: Callable[[Mapping[str, Tensor]], QuantWeight]
+    join: Callable[[Mapping[str, Tensor]], Weight]
 
     def names(self, name: str) -> dict[str, str]:
         return {part: name + suffix for part, suffix in self.suffixes.items()}
@@ -49,8 +50,9 @@ def packed_form(checkpoint: Checkpoint) -> PackedForm | None:
     return _METHODS[method](fields)
 
 
-def read_packed(checkpoint: Checkpoint, form: PackedForm, name: str) -> QuantWeight:
-    """The packed weight `name`, its parts mapped from the file.
+def read_packed(checkpoint: Checkpoint, form: PackedForm, name: str) -> Weight:
+    """The packed weight `name`, its parts mapped from the file; unpacked in the rare form that
+    can't stay packed (bitsandbytes.py).
 
     Raises CheckpointError when a part is missing or does not fit the others.
     """
@@ -143,10 +145,16 @@ def _compressed_tensors(fields: Fields) -> PackedForm:
     return PackedForm(suffixes, lambda parts: join(parts, size))
 
 
+def _bitsandbytes(fields: Fields) -> PackedForm:
+    kind, suffixes = bitsandbytes.read_settings(fields)
+    return PackedForm(suffixes, lambda parts: bitsandbytes.join(kind, parts))
+
+
 _METHODS: dict[str, Callable[[Fields], PackedForm]] = {
     "mxfp4": _mxfp4,
     "fp8": _fp8,
     "compressed-tensors": _compressed_tensors,
+    "bitsandbytes": _bitsandbytes,
 }
 
 

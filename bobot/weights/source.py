@@ -21,6 +21,7 @@ from bobot.errors import CheckpointError
 from bobot.models.config import Derived, Dialect
 from bobot.models.registry import Family, family_of
 from bobot.ops.rope import halves_from_pairs
+from bobot.quant.tiles import TileFormat
 from bobot.quant.weight import QuantWeight, Weight, change_rows, stack
 from bobot.weights.published import PackedForm, packed_form, read_packed
 
@@ -40,12 +41,20 @@ def model_dtype(weights: Iterable[tuple[str, Weight, int]]) -> torch.dtype:
     plain: Counter[torch.dtype] = Counter()
     is_packed = False
     for name, weight, num_bytes in weights:
-        if isinstance(weight, Tensor):
-            plain[weight.dtype] += num_bytes
+        if (plain_dtype := _plain_dtype(weight)) is not None:
+            plain[plain_dtype] += num_bytes
         elif name == EMBEDDING:
             is_packed = True
     dtype = plain.most_common(1)[0][0] if plain else torch.bfloat16
     return torch.bfloat16 if is_packed and dtype == torch.float32 else dtype
+
+
+def _plain_dtype(weight: Weight) -> torch.dtype | None:
+    """Of a weight that is not packed, as tiles or not."""
+    if isinstance(weight, Tensor):
+        return weight.dtype
+    form = weight.format
+    return DTYPES.get(form.layout.kernel) if isinstance(form, TileFormat) else None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
 from bobot.models.llama import Llama, LlamaConfig
 from bobot.models.mixtral import Mixtral, MixtralConfig
 from bobot.ops.rope import RopeParameters
+from bobot.quant import scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_blocks
 from bobot.quant.grid import GRIDS, round_to_nearest
 from bobot.quant.tiles import tiled
@@ -75,6 +76,17 @@ def _q4_k(weight: Tensor) -> Weight:
     return weight_from_blocks(KINDS["Q4_K"], blocks.view(len(weight), -1))
 
 
+def _fp8(weight: Tensor) -> Weight:
+    scales = weight.abs().amax(1, keepdim=True) / 448
+    values = (weight / scales).to(torch.float8_e4m3fn)
+    return scaled.weight_from_parts(values, scales, 1, weight.shape[1])
+
+
+def _int8_and_fp8(weight: Tensor) -> Weight:
+    """Layers with the same input have both forms of weights: integers and others."""
+    return _fp8(weight) if weight.shape[0] <= 64 else PACKINGS["int8"](weight)  # pyright: ignore[reportOptionalCall]
+
+
 PACKINGS: dict[str, Packing | None] = {
     "float32": None,
     "Q8_0": _q8_0,
@@ -82,6 +94,9 @@ PACKINGS: dict[str, Packing | None] = {
     "int8": lambda weight: round_to_nearest(weight, GRIDS["int8"]),
     "int4": lambda weight: round_to_nearest(weight, GRIDS["int4"]),
     "mxfp4": lambda weight: round_to_nearest(weight, GRIDS["mxfp4"]),
+    "fp8": _fp8,
+    "int8 and fp8": _int8_and_fp8,
+    "bfloat16 tiles": lambda weight: tiled(weight.bfloat16()),
 }
 
 

@@ -16,10 +16,19 @@ pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is 
 
 ISAS = [name for name, usable in kernels.features().items() if usable] if kernels.available else []
 EACH_ISA = pytest.mark.parametrize("isa", ISAS)
-APART = {"mxfp4": ("uint8", 32), "int4": ("bfloat16", 64), "int8": ("float32", 96)}
+APART = {
+    "mxfp4": ("uint8", 32),
+    "int4": ("bfloat16", 64),
+    "int8": ("float32", 96),
+    "nf4": ("float32", 64),
+    "fp4": ("float32", 128),
+    "float8_e4m3fn": ("float32", 128),
+}
 """Formats whose scales lie apart: their dtype here, and how many inputs share one."""
 WITH_TILES = [name for name in kernels.FORMATS if kernels.available and kernels.has_tiles(name)]
 EACH_FORMAT = pytest.mark.parametrize("name", WITH_TILES)
+FLOATS = ("nf4", "fp4", "float8_e4m3fn", "bfloat16", "float16")
+"""Whose codes are no integers: they take activations as they are (test_float_tiles.py)."""
 
 
 class Case(NamedTuple):
@@ -106,7 +115,7 @@ def rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
 
 
 @EACH_ISA
-@EACH_FORMAT
+@pytest.mark.parametrize("name", [name for name in WITH_TILES if name not in FLOATS])
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 8, 19, 33])
 def test_8_bit_activations_are_rounded_once_and_multiplied_exactly(
     isa: str, name: str, num_rows: int

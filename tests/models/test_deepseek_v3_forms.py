@@ -125,7 +125,9 @@ def test_packed_files_give_the_logits_of_what_they_mean(form: str, tmp_path: Pat
     path = save(tmp_path, files, TINY | {"quantization_config": settings})
     model, found = logits_of(path, ids)
     difference = (found - expected_logits(meaning, ids)).abs().max().item()
-    assert difference <= 2e-5, f"{form}: {difference:.2e}"
+    # Tiles multiply sums of FP8 numbers by the scale; the meaning has each product with it rounded.
+    limit = 4e-5 if form == "fp8" else 2e-5
+    assert difference <= limit, f"{form}: {difference:.2e}"
     for e in range(6):
         weight = model.model.layers[1].mlp.experts.up_proj[e]
         assert isinstance(weight, QuantWeight)

@@ -8,7 +8,7 @@ from packed_blocks import random_rows, random_scales
 
 from bobot import kernels
 from bobot.ops.linear import linear
-from bobot.quant import int4, mxfp4, scaled
+from bobot.quant import four_bit_floats, int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
 from bobot.quant.interleaved import interleaved
 from bobot.quant.tiles import TileFormat, tile_layout, tiled
@@ -53,6 +53,17 @@ def eight_bits(rows: int, columns: int, group: int) -> QuantWeight:
     return scaled.weight_from_parts(values, torch.rand(rows, columns // group), 1, group)
 
 
+def fp8(rows: int, columns: int, row_block: int, col_block: int) -> QuantWeight:
+    values = random_rows("float8_e4m3fn", rows, columns, 1).view(torch.float8_e4m3fn)
+    scales = torch.rand(-(-rows // row_block), -(-columns // col_block)) + 0.5
+    return scaled.weight_from_parts(values, scales, row_block, col_block)
+
+
+def four_bits(kind: str, rows: int, columns: int, block: int) -> QuantWeight:
+    codes = random_rows(kind, rows, columns // 32, 16)
+    return four_bit_floats.weight_from_parts(kind, codes, torch.rand(rows, columns // block))
+
+
 MATRICES = {
     "Q4_0": lambda: gguf("Q4_0", 40, 96),
     "Q6_K": lambda: gguf("Q6_K", 40, 512),
@@ -61,6 +72,15 @@ MATRICES = {
     "int4 with float32 scales": lambda: packed_int4(40, 96, dtype=torch.float32),
     "mxfp4": lambda: packed_mxfp4(40, 96),
     "int8, a scale per row": lambda: eight_bits(40, 96, 96),
+    "int8, a scale per block": lambda: scaled.weight_from_parts(
+        torch.randint(-128, 128, (40, 96), dtype=torch.int8), torch.rand(3, 3), 16, 32
+    ),
+    "FP8, blocks that end before": lambda: fp8(150, 256, 128, 128),
+    "FP8, rows that end before": lambda: fp8(40, 160, 128, 128),
+    "FP8, a scale per row": lambda: fp8(40, 96, 1, 96),
+    "FP8, one scale": lambda: fp8(40, 96, 40, 96),
+    "NF4": lambda: four_bits("nf4", 40, 192, 64),
+    "FP4": lambda: four_bits("fp4", 40, 128, 32),
     "two in turn": lambda: interleaved(gguf("MXFP4", 20, 96), gguf("MXFP4", 20, 96)),
 }
 
@@ -72,8 +92,35 @@ def test_a_matrix_keeps_its_values(make):
     assert isinstance(tiles.format, TileFormat) and tiles.shape == weight.shape
     expected = weight.dequantize()
     assert torch.equal(tiles.dequantize(), expected)
-    assert torch.equal(tiles.values(16, 99), expected[16:])
+    assert torch.equal(tiles.values(16, 999), expected[16:])
     assert torch.equal(tiles.rows(torch.tensor([39, 0, 7])), expected[[39, 0, 7]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_plain_matrix_of_16_bits_keeps_its_values(dtype: torch.dtype):
+    weight = torch.randn(40, 96).to(dtype)
+    tiles = tiled(weight)
+    assert isinstance(tiles, QuantWeight) and tiles.shape == weight.shape
+    assert torch.equal(tiles.dequantize(), weight.float())
+    for num_rows in (1, 40):
+        x = torch.randn(num_rows, 96).to(dtype)
+        exact = x.double() @ weight.double().T
+        sizes = x.abs().double() @ weight.abs().double().T
+        assert ((linear(x, tiles) - exact).abs() / sizes).max() < 2**-8
+
+
+def test_a_plain_matrix_of_32_bits_has_no_tiles():
+    weight = torch.randn(40, 96)
+    assert tile_layout(weight) is None and tiled(weight) is weight
+
+
+def test_experts_in_blocks_of_rows_keep_their_values():
+    values = random_rows("float8_e4m3fn", 3 * 150, 256, 1).view(3, 150, 256)
+    scales = torch.rand(3, 2, 2)
+    weight = scaled.weight_from_parts(values.view(torch.float8_e4m3fn), scales, 128, 128)
+    tiles = tiled(weight)
+    assert isinstance(tiles.format, TileFormat)
+    assert torch.equal(tiles.dequantize(), weight.dequantize())
 
 
 @pytest.mark.parametrize("num_rows", [1, 6, 40])
@@ -113,12 +160,16 @@ def test_a_large_matrix_of_a_stack_begins_at_a_page():
         lambda: gguf("Q2_K", 32, 256),
         lambda: packed_int4(32, 96, dtype=torch.float64),
         lambda: eight_bits(32, 96, 48),
-        lambda: scaled.weight_from_parts(
-            torch.zeros(256, 256, dtype=torch.int8), torch.ones(2, 2), 128, 128
-        ),
+        lambda: fp8(40, 130, 128, 128),
         lambda: interleaved(gguf("Q4_0", 16, 96), gguf("MXFP4", 16, 96)),
     ],
-    ids=["no tiles", "float64 scales", "groups of 48", "blocks of rows", "two formats in turn"],
+    ids=[
+        "no tiles",
+        "float64 scales",
+        "groups of 48",
+        "rows that are no tiles",
+        "two formats in turn",
+    ],
 )
 def test_what_has_no_tiles_stays_as_it_is(make):
     weight = make()

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny_gpt_oss
 import torch
 
 import bobot
@@ -116,3 +117,49 @@ def test_what_was_made_goes_with_the_model(file, tmp_path):
     file.unlink()
     assert forget_missing() == size and not made(tmp_path)
     assert not list((tmp_path / "cache" / "bobot" / "tiles").iterdir())
+
+
+def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tile_cache, "has_amx", lambda: False)
+
+
+def test_layers_of_16_bits_beside_packed_ones_are_tiles_too(file, tmp_path, monkeypatch):
+    """All but the embedding, which is looked up; read again from the disk they are the published
+    values.
+    """
+    without_amx(monkeypatch)
+    path = tmp_path / "gpt_oss"
+    path.mkdir()
+    tiny_gpt_oss.write_hf(path)
+    rows, report = load_model(path, tiles=False)
+    load_model(path)
+    monkeypatch.setattr(tile_cache, "tiled", None)
+    tiles, report_of_tiles = load_model(path)
+    assert report == report_of_tiles and report.dtype == torch.bfloat16
+    layers = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(3) for part in "qkvo"]
+    for name in ("lm_head", *layers):
+        plain, weight = (model.get_submodule(name).weight for model in (rows, tiles))
+        assert isinstance(weight.format, TileFormat) and weight.format.name == "bfloat16", name
+        assert torch.equal(weight.dequantize(), plain.float()), name
+    assert isinstance(tiles.model.embed_tokens.weight, torch.Tensor)
+
+
+def test_a_model_all_in_16_bits_stays_mapped(file, tmp_path, monkeypatch):
+    without_amx(monkeypatch)
+    path = tmp_path / "plain"
+    path.mkdir()
+    config = {k: v for k, v in tiny_gpt_oss.CONFIG.items() if k != "quantization_config"}
+    tiny_gpt_oss.write_hf(path, tiny_gpt_oss.hf_plain_tensors(), config)
+    model, _ = load_model(path)
+    assert all(isinstance(p, torch.Tensor) for p in model.parameters())
+    assert isinstance(model.lm_head.weight, torch.Tensor) and not made(tmp_path)
+
+
+def test_with_amx_layers_of_16_bits_stay_as_they_are(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_cache, "has_amx", lambda: True)
+    path = tmp_path / "gpt_oss"
+    path.mkdir()
+    tiny_gpt_oss.write_hf(path)
+    model, _ = load_model(path)
+    assert isinstance(model.lm_head.weight, torch.Tensor)
+    assert isinstance(model.model.layers[0].mlp.experts.down_proj.format, TileFormat)

@@ -66,12 +66,31 @@ struct Scratch {
     std::uint8_t* data;
 };
 
+// Whether all these floats are bfloat16 numbers.
+bool are_bfloats(const float* from, std::size_t count) {
+    std::uint32_t lower = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint32_t bits;
+        std::memcpy(&bits, from + i, sizeof bits);
+        lower |= bits;
+    }
+    return (lower & 0xffff) == 0;
+}
+
+// What codes that are no integers are multiplied with: nothing is lost.
+ActivationType float_type(Codes codes, const Kernels& kernels, const float* x, std::size_t count) {
+    const bool has_pairs = kernels.has_dot_pairs && cpu_features().avx512bf16;
+    const bool are_pairs = codes == Codes::e4m3 || codes == Codes::bfloats;
+    return has_pairs && are_pairs && are_bfloats(x, count) ? ActivationType::bfloat16
+                                                           : ActivationType::float32;
+}
+
 void linear(const std::string& format, const std::string& scales, std::size_t num_rows_of_weight,
             std::size_t num_columns, std::size_t group, const ConstBytes& data,
             const Matrix<const float>& x, const Matrix<float>& out, const std::string& activations,
             int num_threads, const std::string& isa) {
     const Kernels& kernels = kernels_of(isa);
-    const ActivationType type = activation_type(activations);
+    ActivationType type = activation_type(activations);
     Tiles w = tiles_of(format, scales, num_rows_of_weight, num_columns, group);
     require(data.size() == w.num_bytes, "the tiles have " + std::to_string(data.size()) +
                                             " bytes, not " + std::to_string(w.num_bytes));
@@ -85,6 +104,8 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     const std::size_t num_rows = x.shape(0);
     if (num_rows == 0) return;
     nb::gil_scoped_release unlocked;
+    if (is_float(w.format->codes))
+        type = float_type(w.format->codes, kernels, from, num_rows * w.num_columns);
     const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
     Activations ready;
     const std::size_t bytes =

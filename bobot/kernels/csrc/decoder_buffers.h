@@ -96,7 +96,7 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
         own.chosen_RD = arena.floats(rows * d);
         own.sums = arena.floats((rows > kPanel ? rows : kPanel) * outputs);
         own.row_scales = arena.floats(largest.scales);
-        own.tiled = arena.bytes(tiled_bytes<Simd>(rows, largest.columns, plan.activations));
+        own.tiled = arena.bytes(tiled_bytes<Simd>(rows, largest.columns));
         own.experts = arena.numbers(pairs);
         own.rows = arena.numbers(pairs);
         own.starts = arena.numbers(largest.experts + 1);

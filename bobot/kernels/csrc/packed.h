@@ -68,6 +68,7 @@ struct Kernels {
 
     // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows.
     std::size_t max_block_rows;
+    bool has_dot_pairs;  // of bfloat16, where the processor has AVX512-BF16
     // Blocks [first, end) of the activations from rows of floats.
     void (*fill_activations)(const float* from, const Activations& x, std::size_t first,
                              std::size_t end);

@@ -158,6 +158,41 @@ struct Avx2 {
         const Ints both = _mm256_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair)));
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, both));
     }
+
+    // For codes that are no integers (tile_floats.h).
+    struct FloatTable {
+        __m256 low, high;
+    };
+
+    static FloatTable float_table(const float* entries) {
+        if (!entries) return {zero(), zero()};
+        return {_mm256_loadu_ps(entries), _mm256_loadu_ps(entries + 8)};
+    }
+    static Vector look_up_floats(const FloatTable& table, Ints codes, int shift) {
+        const Ints index = _mm256_srli_epi32(codes, shift);
+        const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index),
+                                _mm256_permutevar8x32_ps(table.high, index), upper);
+    }
+    static Vector first_bfloat(Ints a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
+    static Vector second_bfloat(Ints a) {
+        return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32(-65536)));
+    }
+    // Moved by 7 bits the fields are those of a half, whose exponent is biased by 8 more.
+    static Vector e4m3(const std::uint8_t* from) {
+        const __m128i codes =
+            _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+        const __m128i magnitude = _mm_set1_epi16(0x7f);
+        const __m128i is_nan = _mm_cmpeq_epi16(_mm_and_si128(codes, magnitude), magnitude);
+        const __m128i fields = _mm_and_si128(_mm_slli_epi16(codes, 7),
+                                             _mm_set1_epi16(static_cast<std::int16_t>(0xbf80)));
+        return _mm256_cvtph_ps(
+            _mm_or_si128(fields, _mm_and_si128(is_nan, _mm_set1_epi16(0x7e00))));
+    }
+    static void e4m3(const std::uint8_t* from, Vector& first, Vector& second) {
+        first = e4m3(from);
+        second = e4m3(from + 16);
+    }
 };
 
 }  // namespace

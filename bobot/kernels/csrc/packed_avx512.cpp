@@ -171,6 +171,36 @@ struct Avx512 {
     static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
         return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair))));
     }
+
+    // For codes that are no integers (tile_floats.h).
+    using FloatTable = __m512;
+
+    static FloatTable float_table(const float* entries) {
+        return entries ? _mm512_loadu_ps(entries) : zero();
+    }
+    static Vector look_up_floats(FloatTable table, Ints codes, int shift) {
+        return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, shift), table);
+    }
+    static Vector first_bfloat(Ints a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+    static Vector second_bfloat(Ints a) {
+        return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(-65536)));
+    }
+    static Vector bfloat_pairs(Vector first, Vector second) {
+        return _mm512_castsi512_ps(_mm512_or_si512(
+            _mm512_srli_epi32(_mm512_castps_si512(first), 16), _mm512_castps_si512(second)));
+    }
+    // Moved by 7 bits the fields are those of a half, whose exponent is biased by 8 more.
+    static void e4m3(const std::uint8_t* from, Vector& first, Vector& second) {
+        const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+        const __m512i fields = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 7);
+        const __mmask32 is_nan = _mm256_cmpeq_epi8_mask(
+            _mm256_or_si256(codes, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1));
+        const __m512i halves = _mm512_mask_mov_epi16(
+            _mm512_and_si512(fields, _mm512_set1_epi16(static_cast<std::int16_t>(0xbf80))), is_nan,
+            _mm512_set1_epi16(0x7e00));
+        first = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+        second = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+    }
 };
 
 }  // namespace

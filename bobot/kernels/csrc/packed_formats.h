@@ -355,6 +355,46 @@ struct Int4 {
     }
 };
 
+// The codebooks of bitsandbytes: the quantiles of a normal distribution (NF4, arXiv:2305.14314,
+// appendix E), and floats of four bits whose largest is 1. Numbers as its quant_map holds them.
+constexpr float kNf4[16] = {-1.0f,
+                            -0.6961928009986877f,
+                            -0.5250730514526367f,
+                            -0.39491748809814453f,
+                            -0.28444138169288635f,
+                            -0.18477343022823334f,
+                            -0.09105003625154495f,
+                            0.0f,
+                            0.07958029955625534f,
+                            0.16093020141124725f,
+                            0.24611230194568634f,
+                            0.33791524171829224f,
+                            0.44070982933044434f,
+                            0.5626170039176941f,
+                            0.7229568362236023f,
+                            1.0f};
+constexpr float kFp4[16] = {0.0f, 0.005208333333333333f, 0.6666666666666666f, 1.0f,
+                            0.3333333333333333f, 0.5f, 0.16666666666666666f, 0.25f,
+                            0.0f, -0.005208333333333333f, -0.6666666666666666f, -1.0f,
+                            -0.3333333333333333f, -0.5f, -0.16666666666666666f, -0.25f};
+
+// The first of two neighbours lies in the upper half of their byte.
+template <const float (&kTable)[16]>
+struct FourBitsOfFloats {
+    static constexpr std::size_t kBytes = 16;
+    static void widen(const std::uint8_t* packed, float scale, float* out) {
+        for (int i = 0; i < 16; ++i) {
+            out[2 * i] = kTable[packed[i] >> 4] * scale;
+            out[2 * i + 1] = kTable[packed[i] & 15] * scale;
+        }
+    }
+};
+
+template <class Simd>
+struct Nf4 : FourBitsOfFloats<kNf4> {};
+template <class Simd>
+struct Fp4 : FourBitsOfFloats<kFp4> {};
+
 template <class Simd>
 struct Int8 {
     static constexpr std::size_t kBytes = 32;
@@ -366,8 +406,7 @@ struct Int8 {
 };
 
 // float8_e4m3fn: sign, 4 bits of exponent (bias 7), 3 of fraction; all seven bits set is not a
-// number. Exponent 0 has no hidden bit. As a table, since the compiler does not vectorize the
-// decisions.
+// number. Exponent 0 has no hidden bit.
 struct E4m3Table {
     float values[256];
 };
@@ -386,11 +425,21 @@ constexpr E4m3Table e4m3_table() {
 
 constexpr E4m3Table kE4m3 = e4m3_table();
 
+// Simd::e4m3 gives these numbers times 2**-8, so that they are halves with their bits moved. Scales
+// make up for it: products with powers of two are exact.
+constexpr float kE4m3Factor = 256;
+
 template <class Simd>
 struct Fp8 {
     static constexpr std::size_t kBytes = 32;
     static void widen(const std::uint8_t* bytes, float scale, float* out) {
-        for (int i = 0; i < 32; ++i) out[i] = kE4m3.values[bytes[i]] * scale;
+        const auto scales = Simd::splat(scale * kE4m3Factor);
+        for (std::size_t i = 0; i < 16; i += Simd::width) {
+            typename Simd::Vector first, second;
+            Simd::e4m3(bytes + i, first, second);
+            Simd::store(out + i, first * scales);
+            Simd::store(out + 16 + i, second * scales);
+        }
     }
 };
 
@@ -405,14 +454,8 @@ template <class Simd>
 struct Bfloat16 {
     static constexpr std::size_t kBytes = 2;
     static void widen(const std::uint8_t* bytes, float* out) {
-        typedef std::uint16_t Tops __attribute__((vector_size(16)));
-        typedef std::uint32_t Bits __attribute__((vector_size(32)));
-        for (int i = 0; i < 32; i += 8) {
-            Tops tops;
-            std::memcpy(&tops, bytes + 2 * i, sizeof tops);
-            const Bits bits = __builtin_convertvector(tops, Bits) << 16;
-            std::memcpy(out + i, &bits, sizeof bits);
-        }
+        for (std::size_t i = 0; i < 32; i += Simd::width)
+            Simd::store(out + i, Simd::bfloats(bytes + 2 * i));
     }
 };
 
@@ -420,7 +463,8 @@ template <class Simd>
 struct Float16 {
     static constexpr std::size_t kBytes = 2;
     static void widen(const std::uint8_t* bytes, float* out) {
-        for (int i = 0; i < 32; ++i) out[i] = Simd::from_half(load<std::uint16_t>(bytes + 2 * i));
+        for (std::size_t i = 0; i < 32; i += Simd::width)
+            Simd::store(out + i, Simd::halves(bytes + 2 * i));
     }
 };
 

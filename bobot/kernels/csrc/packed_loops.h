@@ -11,6 +11,8 @@
 //     low_words, high_words(a, b)
 //                          as low and high, of numbers of 16 bits
 //     low, high(a, b)      a and b lane by lane in turn: their first halves, their second halves
+//     e4m3, splat, store, bfloats, halves
+//                          as in tile_floats.h and tile_loops.h
 //     look_up<n>(t, q)     q[i] = t[q[i]] for n (a multiple of 16) numbers from 0 to 15
 //     widen<has_minimum, n>(q, scale, minimum, out)
 //                          out[i] = scale * q[i] - minimum for n signed bytes, or only scale * q[i]
@@ -25,6 +27,7 @@
 #include "packed.h"
 #include "packed_formats.h"
 #include "sampler_loops.h"
+#include "tile_floats.h"
 #include "tile_loops.h"
 
 namespace bobot {
@@ -253,6 +256,8 @@ constexpr Format kFormats[] = {
     scaled<Simd, Mxfp4>("mxfp4"),
     scaled<Simd, Int4>("int4"),
     scaled<Simd, Int8>("int8"),
+    scaled<Simd, Nf4>("nf4"),
+    scaled<Simd, Fp4>("fp4"),
     scaled<Simd, Fp8>("float8_e4m3fn"),
     dense<Simd, Float32>("float32"),
     dense<Simd, Bfloat16>("bfloat16"),
@@ -264,7 +269,8 @@ constexpr Kernels kernels() {
     return {kFormats<Simd>,       sizeof(kFormats<Simd>) / sizeof(Format),
             add_columns<Simd>,    decode<Simd>,
             scan_logits,          weigh_logits,
-            Simd::kMaxRows,       fill_activations<Simd>,
+            Simd::kMaxRows,       Simd::has_dot_pairs,
+            fill_activations<Simd>,
             multiply_tiles<Simd>, unpack_tiles<Simd>,
             attend_rows<Simd>};
 }

@@ -162,6 +162,25 @@ struct Portable {
     static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
         return sum + (pairs << 16 >> 16) * pair[0] + (pairs >> 16) * pair[1];
     }
+
+    // For codes that are no integers (tile_floats.h).
+    using FloatTable = const float*;
+
+    static FloatTable float_table(const float* entries) { return entries; }
+    static Vector look_up_floats(FloatTable table, Ints codes, int shift) {
+        return each([&](int i) { return table[codes[i] >> shift & 15]; });
+    }
+    static Vector first_bfloat(Ints a) {
+        return each([&](int i) { return float_of(static_cast<std::uint32_t>(a[i]) << 16); });
+    }
+    static Vector second_bfloat(Ints a) {
+        return each(
+            [&](int i) { return float_of(static_cast<std::uint32_t>(a[i]) & 0xffff0000u); });
+    }
+    static void e4m3(const std::uint8_t* from, Vector& first, Vector& second) {
+        first = each([&](int i) { return kE4m3.values[from[i]] * 0x1p-8f; });
+        second = each([&](int i) { return kE4m3.values[from[16 + i]] * 0x1p-8f; });
+    }
 };
 
 }  // namespace

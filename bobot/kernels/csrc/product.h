@@ -40,23 +40,26 @@ struct Inputs {
     const float* rows;
     std::size_t num_rows, num_columns;
     std::uint8_t* memory;  // for the other form
-    ActivationType type;   // of the other form
+    ActivationType type;   // of the other form, for weights that are integers
     bool is_ready = false;
     Activations tiled{};
 };
 
+// Room for floats, which weights that are no integers take anyway: more than integers need.
 template <class Simd>
-std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns, ActivationType type) {
+std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns) {
     Activations tiled;
     return activations_layout(tiled, num_rows, num_columns,
-                              rows_in_block(num_rows, Simd::kMaxRows), type, nullptr);
+                              rows_in_block(num_rows, Simd::kMaxRows), ActivationType::float32,
+                              nullptr);
 }
 
 template <class Simd>
-const Activations& tiled_inputs(Inputs& x) {
-    if (!x.is_ready) {
+const Activations& tiled_inputs(Inputs& x, const Tiles& weight) {
+    const ActivationType type = is_float(weight.format->codes) ? ActivationType::float32 : x.type;
+    if (!x.is_ready || x.tiled.type != type) {
         activations_layout(x.tiled, x.num_rows, x.num_columns,
-                           rows_in_block(x.num_rows, Simd::kMaxRows), x.type, x.memory);
+                           rows_in_block(x.num_rows, Simd::kMaxRows), type, x.memory);
         fill_activations<Simd>(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }
@@ -84,8 +87,9 @@ void product(const Weight& weight, Inputs& x, const Share& share, float* out,
              std::size_t out_stride, float* row_scales) {
     if (share.first == share.end || x.num_rows == 0) return;
     if (weight.tiles.data) {
-        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x), share.first / kPanel,
-                             (share.end + kPanel - 1) / kPanel, out, out_stride);
+        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x, weight.tiles),
+                             share.first / kPanel, (share.end + kPanel - 1) / kPanel, out,
+                             out_stride);
         return;
     }
     for (std::size_t n = share.first; n < share.end; ++n)

@@ -46,6 +46,11 @@ void fill_tile(const float* values, const Activations& x, std::size_t b, std::si
         x.totals[at] = total;
         return;
     }
+    if (x.type == ActivationType::bfloat16) {
+        for (std::size_t i = 0; i < kTile; ++i)
+            x.bfloats[at * kTile + i] = static_cast<std::uint16_t>(bits_of(values[i]) >> 16);
+        return;
+    }
     std::int32_t codes[kTile], sums[2];
     const bool is_wide = x.type == ActivationType::int16;
     x.scales[at] = round_to_integers(values, is_wide ? 32767.0f : 127.0f, codes, sums);

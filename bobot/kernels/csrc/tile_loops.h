@@ -111,7 +111,8 @@ void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::
             return float_product_of_rows<Simd, Form>(w, x, first, end, out, out_stride);
         case ActivationType::int16:
             return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out, out_stride);
-        case ActivationType::int8: break;
+        case ActivationType::int8:
+        case ActivationType::bfloat16: break;  // the latter never with integers
     }
     // Values above 31 would not fit unsigned dot products that saturate; signed they do.
     constexpr bool kMayBeLarge = Form::kCodes == Codes::bytes || Form::kIsLookedUp;
@@ -137,12 +138,22 @@ void with_form(const TileFormat& format, Found found) {
             return found(Unpacking<Codes::five_bits, false, false, false>{});
         case Codes::six_bits: return found(Unpacking<Codes::six_bits, false, false, false>{});
         case Codes::bytes: return found(Unpacking<Codes::bytes, false, false, false>{});
+        default: break;  // tile_floats.h
     }
 }
+
+// tile_floats.h
+template <class Simd>
+void multiply_float_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                          float* out, std::size_t out_stride);
+template <class Simd>
+void unpack_float_tiles(const Tiles& w, std::size_t panel, float* out);
 
 template <class Simd>
 void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                     float* out, std::size_t out_stride) {
+    if (is_float(w.format->codes))
+        return multiply_float_tiles<Simd>(w, x, first, end, out, out_stride);
     with_form(*w.format, [&](auto form) {
         tile_product<Simd, decltype(form)>(w, x, first, end, out, out_stride);
     });
@@ -176,6 +187,7 @@ void unpack_panel(const Tiles& w, std::size_t panel, float* out) {
 
 template <class Simd>
 void unpack_tiles(const Tiles& w, std::size_t panel, float* out) {
+    if (is_float(w.format->codes)) return unpack_float_tiles<Simd>(w, panel, out);
     with_form(*w.format, [&](auto form) { unpack_panel<Simd, decltype(form)>(w, panel, out); });
 }
 

@@ -71,6 +71,13 @@ void steps_of_iq4_xs(const std::uint8_t* block, std::uint8_t* steps, std::uint8_
 
 void neighbours(const std::uint8_t* block, std::int8_t* q) { split_neighbours(block, q); }
 
+void neighbours_high_first(const std::uint8_t* block, std::int8_t* q) {
+    std::uint8_t swapped[16];
+    for (int i = 0; i < 16; ++i)
+        swapped[i] = static_cast<std::uint8_t>(block[i] << 4 | block[i] >> 4);
+    split_neighbours(swapped, q);
+}
+
 void plain_bytes(const std::uint8_t* block, std::int8_t* q) { std::memcpy(q, block, 32); }
 
 constexpr std::size_t kApart = ~std::size_t{0};  // scales in an array of their own
@@ -118,6 +125,18 @@ const Published kPublished[] = {
      {32, 16, neighbours, kApart, 0, nullptr}},
     {{"int8", Codes::bytes, Scales::float32, Steps::none, Minima::none, 0, 0, {}},
      {32, 32, plain_bytes, kApart, 0, nullptr}},
+    {{"nf4", Codes::four_bits_of_floats, Scales::float32, Steps::none, Minima::none, 0, 0, {},
+      kNf4},
+     {32, 16, neighbours_high_first, kApart, 0, nullptr}},
+    {{"fp4", Codes::four_bits_of_floats, Scales::float32, Steps::none, Minima::none, 0, 0, {},
+      kFp4},
+     {32, 16, neighbours_high_first, kApart, 0, nullptr}},
+    {{"float8_e4m3fn", Codes::e4m3, Scales::float32, Steps::none, Minima::none, 0, 0, {}},
+     {32, 32, plain_bytes, kApart, 0, nullptr}},
+    {{"bfloat16", Codes::bfloats, Scales::none, Steps::none, Minima::none, 32, 0, {}},
+     {32, 64, nullptr, kApart, 0, nullptr}},
+    {{"float16", Codes::halves, Scales::none, Steps::none, Minima::none, 32, 0, {}},
+     {32, 64, nullptr, kApart, 0, nullptr}},
 };
 
 const Published* published(const char* name) {
@@ -130,6 +149,10 @@ const Published* published(const char* name) {
 void place_codes(Codes kind, std::size_t n, const std::int8_t* q, std::uint8_t* tile) {
     if (kind == Codes::bytes) {
         for (std::size_t r = 0; r < 16; ++r) std::memcpy(tile + 32 * r + 2 * n, q + 2 * r, 2);
+        return;
+    }
+    if (kind == Codes::e4m3) {
+        for (std::size_t k = 0; k < kTile; ++k) std::memcpy(tile + kPanel * k + n, q + k, 1);
         return;
     }
     std::uint32_t ones = 0, twos[2] = {0, 0};
@@ -147,6 +170,18 @@ void place_codes(Codes kind, std::size_t n, const std::int8_t* q, std::uint8_t* 
     if (kind == Codes::five_bits) std::memcpy(tile + 256 + 4 * n, &ones, 4);
     if (kind == Codes::six_bits)
         for (std::size_t u = 0; u < 2; ++u) std::memcpy(tile + 256 + 64 * u + 4 * n, twos + u, 4);
+}
+
+// 32 numbers of 16 bits of output n into a tile.
+void place_halves(Codes kind, std::size_t n, const std::uint8_t* from, std::uint8_t* tile) {
+    for (std::size_t k = 0; k < kTile; k += 2, from += 4, tile += 4 * kPanel) {
+        if (kind == Codes::bfloats) {
+            std::memcpy(tile + 4 * n, from, 4);
+        } else {
+            std::memcpy(tile + 2 * n, from, 2);
+            std::memcpy(tile + 2 * (kPanel + n), from + 2, 2);
+        }
+    }
 }
 
 }  // namespace
@@ -172,11 +207,15 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
         for (std::size_t n = 0; n < kPanel && panel * kPanel + n < w.num_rows; ++n) {
             const std::size_t row = panel * kPanel + n;
             const std::uint8_t* from = rows + row * row_bytes;
-            if (block.scale_at == kApart)
+            if (block.scale_at == kApart && scales)
                 for (std::size_t g = 0; g < w.scales_per_panel; ++g)
                     std::memcpy(scales_to + (g * kPanel + n) * each,
                                 scales + row * scales_row_bytes + g * each, each);
             for (std::size_t b = 0; b < w.num_columns / block.values; ++b, from += block.bytes) {
+                if (!block.codes) {
+                    place_halves(format.codes, n, from, codes + b * tile_bytes);
+                    continue;
+                }
                 std::int8_t q[kSuperBlock];
                 block.codes(from, q);
                 for (std::size_t t = 0; t < tiles_per_block; ++t)

@@ -57,6 +57,7 @@ private:
             case Scales::float16: return Simd::halves(from);
             case Scales::bfloat16: return Simd::bfloats(from);
             case Scales::float32: return Simd::load(reinterpret_cast<const float*>(from));
+            case Scales::none: return Simd::splat(1.0f);
             case Scales::e8m0: break;
         }
         float found[Simd::width];  // halved, as the tables of E2M1 are doubled

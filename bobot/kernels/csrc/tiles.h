@@ -3,8 +3,8 @@
 // A matrix has N outputs and K inputs, K a multiple of 32. It is cut into panels of 16 outputs (the
 // last one filled up with zeros), and each panel into tiles of 32 inputs. One block of memory holds
 //
-//     codes      [panel][tile]           256 to 512 bytes a tile, below
-//     scales     [panel][group][16]      as published: float16, bfloat16, float32 or E8M0
+//     codes      [panel][tile]           256 to 1024 bytes a tile, below
+//     scales     [panel][group][16]      as published: float16, bfloat16, float32, E8M0, or none
 //     steps      [panel][group][16]      K-quants: 8-bit multiples of the scale, which is then for 256 inputs
 //     minima     [panel][group][16]      as the scales, of formats that have them
 //     min_steps  [panel][tile][16]       as the steps
@@ -19,6 +19,11 @@
 // and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16 rows
 // of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
 //
+// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with
+// a table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1
+// of output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all outputs, then
+// input 2r + 1 of all.
+//
 // Plain data and arithmetic, for code of every instruction set.
 #pragma once
 
@@ -30,8 +35,11 @@ namespace bobot {
 constexpr std::size_t kPanel = 16, kTile = 32, kSuperBlock = 256;
 constexpr std::size_t kLargeBytes = 1 << 16;
 
-enum class Codes : std::uint8_t { four_bits, five_bits, six_bits, bytes };
-enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0 };
+enum class Codes : std::uint8_t {
+    four_bits, five_bits, six_bits, bytes,  // integers
+    four_bits_of_floats, e4m3, bfloats, halves,
+};
+enum class Scales : std::uint8_t { float16, bfloat16, float32, e8m0, none };
 enum class Steps : std::uint8_t { none, unsigned_bytes, signed_bytes };
 enum class Minima : std::uint8_t { none, added, stepped };  // stored as -minimum; times min_steps
 
@@ -44,16 +52,27 @@ struct TileFormat {
     std::size_t group;  // inputs that share a scale; 0: the weight says, a multiple of 32
     int offset;
     std::uint8_t table[16];
+    const float* float_table = nullptr;  // of four_bits_of_floats
 };
 
+constexpr bool is_float(Codes codes) { return codes >= Codes::four_bits_of_floats; }
+
 constexpr std::size_t code_bytes(Codes codes) {
-    return codes == Codes::four_bits   ? 256
-           : codes == Codes::five_bits ? 320
-           : codes == Codes::six_bits  ? 384
-                                       : 512;
+    switch (codes) {
+        case Codes::four_bits:
+        case Codes::four_bits_of_floats: return 256;
+        case Codes::five_bits: return 320;
+        case Codes::six_bits: return 384;
+        case Codes::bytes:
+        case Codes::e4m3: return 512;
+        case Codes::bfloats:
+        case Codes::halves: break;
+    }
+    return 1024;
 }
 
 constexpr std::size_t scale_bytes(Scales scales) {
+    if (scales == Scales::none) return 0;
     return scales == Scales::e8m0 ? 1 : scales == Scales::float32 ? 4 : 2;
 }
 
@@ -109,11 +128,12 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
                 std::size_t end, std::uint8_t* data);
 
 // What activations are multiplied as: floats, or integers with one scale per row and 32 inputs. Those
-// of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as fast.
-enum class ActivationType : std::uint8_t { float32, int16, int8 };
+// of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as fast. Codes
+// that are no integers take floats, or bfloat16 where activations are no more than that.
+enum class ActivationType : std::uint8_t { float32, int16, int8, bfloat16 };
 
 constexpr std::size_t activation_bytes(ActivationType type) {
-    return type == ActivationType::float32 ? 4 : type == ActivationType::int16 ? 2 : 1;
+    return type == ActivationType::float32 ? 4 : type == ActivationType::int8 ? 1 : 2;
 }
 
 // The order of every 8 inputs of 8-bit activations: that in which codes are unpacked to bytes.
@@ -125,7 +145,8 @@ struct Activations {
     std::size_t num_rows, num_columns, block_rows, num_blocks;
     ActivationType type;
     float* values;         // [block][tile][row][32]        floats only
-    std::int16_t* codes;   // [block][tile][row][32]        16 bits only
+    std::uint16_t* bfloats;  // [block][tile][row][32]      bfloat16 only
+    std::int16_t* codes;   // [block][tile][row][32]        16-bit integers only
     std::int8_t* bytes;    // [block][tile][row][32]        8 bits only, in kQuadOrder
     float* scales;         // [block][tile][row]            integers only
     std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
@@ -157,8 +178,10 @@ inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std:
         return part;
     };
     std::uint8_t* values = take(groups * kTile * activation_bytes(type));
-    const bool is_integer = type != ActivationType::float32;
-    x.values = is_integer ? nullptr : reinterpret_cast<float*>(values);
+    const bool is_integer = type == ActivationType::int16 || type == ActivationType::int8;
+    const bool is_bfloat = type == ActivationType::bfloat16;
+    x.values = type == ActivationType::float32 ? reinterpret_cast<float*>(values) : nullptr;
+    x.bfloats = is_bfloat ? reinterpret_cast<std::uint16_t*>(values) : nullptr;
     x.codes = type == ActivationType::int16 ? reinterpret_cast<std::int16_t*>(values) : nullptr;
     x.bytes = type == ActivationType::int8 ? reinterpret_cast<std::int8_t*>(values) : nullptr;
     x.totals = reinterpret_cast<float*>(take(groups * 4));

@@ -110,8 +110,9 @@ inline Tiles tiles_of(const std::string& name, const std::string& scales, std::s
     const TileFormat* format = tile_format(name.c_str());
     require(format != nullptr, "there are no tiles of the format " + name);
     const Scales kind = scales.empty() ? format->scales : scales_named(scales);
+    const bool is_apart = format->scales != Scales::float16 && format->scales != Scales::none;
     require((kind == Scales::e8m0) == (format->scales == Scales::e8m0) &&
-                (scales.empty() || format->scales != Scales::float16),
+                (scales.empty() || is_apart),
             "scales of " + name + " do not have that dtype");
     const std::size_t unit = format->steps != Steps::none ? kSuperBlock : kTile;
     require(num_rows >= 1 && num_columns >= 1 && num_columns % unit == 0,
