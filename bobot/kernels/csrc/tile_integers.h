@@ -14,6 +14,7 @@ namespace bobot {
 namespace {
 
 constexpr std::size_t kRunTiles = 8;
+constexpr std::size_t kFewBlocks = 2;  // up to so many, tiles are unpacked as they are multiplied
 constexpr std::size_t kBlocks = 16;  // of rows, whose sums stay in the cache with a run of tiles
 
 template <class FormOf, std::size_t kPanelsOf, std::size_t kRowsOf, ActivationType kTypeOf>
@@ -113,10 +114,10 @@ void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std:
     }
 }
 
-// The one block of rows there is, with each tile of a panel as it is unpacked.
+// Block `b` of rows, with each tile of a panel as it is unpacked.
 template <class Simd, class Plan>
 void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
-                    float* out, std::size_t out_stride) {
+                    std::size_t b, float* out, std::size_t out_stride) {
     constexpr std::size_t kAhead = 4096;
     const std::int32_t offset = offset_of_quads(*w.format);
     TileReader<Simd, typename Plan::Form> reader(w, panel, lane);
@@ -127,9 +128,9 @@ void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const A
         TileOfPlan<Simd, Plan> tile;
         reader.next(tile);
         const TileOfPlan<Simd, Plan>* tiles[] = {&tile};
-        add_tile<Simd, Plan>(tiles, offset, x, t * Plan::kRows, sums);
+        add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + t) * Plan::kRows, sums);
     }
-    write_sums<Simd, Plan>(w, {panel}, lane, x, 0, sums, out, out_stride);
+    write_sums<Simd, Plan>(w, {panel}, lane, x, b, sums, out, out_stride);
 }
 
 // Blocks [first, end) of rows, kBlocks at most, for one run of unpacked tiles after the other.
@@ -172,20 +173,21 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
         write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end) and
-// one block of rows.
+// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end), each
+// of which is unpacked for every block of rows.
 template <class Simd, class Form, std::size_t kRows, ActivationType kType>
-void product_of_block(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+void product_of_few(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                       float* out, std::size_t out_stride) {
     using Plan = IntegerPlan<Form, 1, kRows, kType>;
     for (std::size_t panel = first; panel < end; ++panel)
         for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-            multiply_block<Simd, Plan>(w, panel, lane, x, out, out_stride);
+            for (std::size_t b = 0; b < x.num_blocks; ++b)
+                multiply_block<Simd, Plan>(w, panel, lane, x, b, out, out_stride);
 }
 
-// The same for blocks of kMaxRows rows.
+// The same for many blocks, all of kMaxRows rows.
 template <class Simd, class Form, ActivationType kType>
-void product_of_blocks(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+void product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                        float* out, std::size_t out_stride) {
     // Two panels share every activation that is read, where there are registers for the dots.
     constexpr std::size_t kPanels = Simd::kMaxRows == 8 ? 2 : 1;
@@ -205,15 +207,15 @@ void product_of_blocks(const Tiles& w, const Activations& x, std::size_t first, 
 template <class Simd, class Form, ActivationType kType>
 void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                      float* out, std::size_t out_stride) {
-    if (x.num_blocks > 1)
-        return product_of_blocks<Simd, Form, kType>(w, x, first, end, out, out_stride);
+    if (x.num_blocks > kFewBlocks)
+        return product_of_many<Simd, Form, kType>(w, x, first, end, out, out_stride);
     switch (x.block_rows) {
-        case 1: return product_of_block<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
-        case 2: return product_of_block<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
-        case 4: return product_of_block<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
+        case 1: return product_of_few<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
+        case 2: return product_of_few<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
+        case 4: return product_of_few<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
     }
     if constexpr (Simd::kMaxRows == 8)
-        product_of_block<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
+        product_of_few<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
 }
 
 }  // namespace
