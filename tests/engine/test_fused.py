@@ -28,6 +28,9 @@ from bobot.ops.rope import RopeParameters
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
+NEEDS_TILES = pytest.mark.skipif(
+    kernels.available and kernels.isa() == "portable", reason="no tiles without vectors"
+)
 FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss}
 SEQUENCES = [[1, 2, 3], list(range(40)), [*range(30), 7], [5] * 9, [60]]
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
@@ -136,6 +139,7 @@ def test_tiles_of_odd_shapes_give_the_same_everywhere(
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
 
 
+@NEEDS_TILES
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("packing", ["Q8_0", "mxfp4"])
 def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> None:
@@ -153,6 +157,7 @@ def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> 
     assert difference <= chosen / 4, f"logits differ by {difference:.1e}"
 
 
+@NEEDS_TILES
 def test_8_bit_activations_give_the_same_tokens_in_a_batch_as_alone() -> None:
     model = filled(llama(), "Q8_0", is_tiled=True, activations="int8")
     params = SamplingParams(temperature=0.0, max_tokens=12)

@@ -107,7 +107,8 @@ def filled(
         packed = PACKINGS[packing](weight)  # pyright: ignore[reportOptionalCall]
         if not is_tiled or not isinstance(packed, QuantWeight):
             return packed
-        return with_activations(tiled(packed), activations)
+        tiles = tiled(packed)
+        return tiles if activations is None else with_activations(tiles, activations)
 
     for name, module in model.named_modules():
         if isinstance(module, Linear | Embedding) and not name.endswith(("router", ".gate")):
