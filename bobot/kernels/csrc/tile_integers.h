@@ -3,9 +3,10 @@
 //     dot                     sum + the products of one pair of an activation
 //     dot_quads               sum + the products of kRun<largest value> quads of an activation
 //
-// 32-bit integers inside a group of inputs, floats outside. A few rows are multiplied while tiles are
-// unpacked. For many, a run of tiles of some panels is unpacked once and multiplied with one block of
-// rows after the other: it stays in the first-level cache, and the weights come from memory once.
+// 32-bit integers inside a group of inputs, floats outside. A few rows are multiplied while tiles
+// are unpacked. For many, a run of tiles of some panels is unpacked once and multiplied with one
+// block of rows after the other: it stays in the first-level cache, and the weights come from memory
+// once.
 #pragma once
 
 #include "tile_quads.h"
@@ -15,14 +16,16 @@ namespace {
 
 constexpr std::size_t kRunTiles = 8;
 constexpr std::size_t kFewBlocks = 2;  // up to so many, tiles are unpacked as they are multiplied
-constexpr std::size_t kBlocks = 16;  // of rows, whose sums stay in the cache with a run of tiles
+constexpr std::size_t kBlocks = 16;    // of rows, whose sums stay in the cache with a run of tiles
 
 template <class FormOf, std::size_t kPanelsOf, std::size_t kRowsOf, ActivationType kTypeOf>
 struct IntegerPlan {
     using Form = FormOf;
     static constexpr std::size_t kPanels = kPanelsOf, kRows = kRowsOf;
     static constexpr ActivationType kType = kTypeOf;
-    static constexpr int kLargest = Form::kIsSigned ? 128 : Form::kCodes == Codes::six_bits ? 63 : 31;
+    static constexpr int kLargest = Form::kIsSigned                    ? 128
+                                    : Form::kCodes == Codes::six_bits ? 63
+                                                                      : 31;
 };
 
 template <class Simd, class Plan>
@@ -92,7 +95,8 @@ __attribute__((always_inline)) inline void add_tile(const TileOfPlan<Simd, Plan>
     if constexpr (Plan::Form::kHasMinima)
         for (std::size_t p = 0; p < Plan::kPanels; ++p)
             for (std::size_t m = 0; m < kRows; ++m)
-                sums[p][m] = Simd::fma(-tiles[p]->minimum, Simd::splat(x.totals[at + m]), sums[p][m]);
+                sums[p][m] =
+                    Simd::fma(-tiles[p]->minimum, Simd::splat(x.totals[at + m]), sums[p][m]);
 }
 
 // Sums of the rows of block `b` and `width` outputs of each panel, into the result.
@@ -153,7 +157,8 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
             for (std::size_t t = 0; t < count; ++t) readers[p].next(run[p][t]);
             // The next run, or the first one of the next panels.
             ahead[p] = readers[p].codes();
-            if (start + count == w.num_tiles) ahead[p] += (kPanels - 1) * w.num_tiles * Form::kBytes;
+            if (start + count == w.num_tiles)
+                ahead[p] += (kPanels - 1) * w.num_tiles * Form::kBytes;
         }
         for (std::size_t b = first; b < end; ++b) {
             Sums<Simd, Plan> now;
@@ -161,10 +166,12 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
             for (std::size_t t = 0; t < count; ++t) {
                 const TileOfPlan<Simd, Plan>* tiles[kPanels];
                 for (std::size_t p = 0; p < kPanels; ++p) {
-                    if (b == first) Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
+                    if (b == first)
+                        Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
                     tiles[p] = run[p] + t;
                 }
-                add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + start + t) * Plan::kRows, now);
+                const std::size_t at = (b * w.num_tiles + start + t) * Plan::kRows;
+                add_tile<Simd, Plan>(tiles, offset, x, at, now);
             }
             std::memcpy(&sums[b - first], &now, sizeof now);
         }
@@ -173,8 +180,8 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
         write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end), each
-// of which is unpacked for every block of rows.
+// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end),
+// each of which is unpacked for every block of rows.
 template <class Simd, class Form, std::size_t kRows, ActivationType kType>
 void product_of_few(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                       float* out, std::size_t out_stride) {
