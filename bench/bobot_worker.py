@@ -74,7 +74,8 @@ def nll(job: dict[str, Any]) -> dict[str, float]:
     `job["decoded"]` texts token by token through the engine, as a user's tokens come.
     """
     config = EngineConfig(block_size=1, speculation="off")
-    model = bobot.load(job["path"], dtype=job["dtype"], engine_config=config)
+    options = {"dtype": job["dtype"], "activations": job.get("activations")}
+    model = bobot.load(job["path"], engine_config=config, **options)
     whole = [
         -torch.log_softmax(model.logits(ids)[:-1].double(), -1)
         .gather(1, torch.tensor(ids[1:])[:, None])

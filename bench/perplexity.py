@@ -2,6 +2,7 @@
 
     python bench/perplexity.py                # bobot-mini, and stories260K of ../shared
     python bench/perplexity.py --texts 4      # a quick look
+    python bench/perplexity.py --activations int8
 
 llama.cpp's own quantizer writes the files. The text is what the model itself says at temperature 1
 in float32 before it was quantized: its mean negative log-likelihood there is its entropy, and what
@@ -66,11 +67,17 @@ def compare(name: str, path: Path, python: Path, args: argparse.Namespace) -> li
                 "model": name,
                 "form": form,
                 "float32": exact,
-                "bobot": ask_bobot(job | {"dtype": args.dtype}, args.threads),
+                "bobot": ask_bobot(job | _rounding(form, args), args.threads),
                 "llama.cpp": ask_llama_cpp(job, args.threads, python),
             }
         )
     return found
+
+
+def _rounding(form: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Activations of 8 bits are for packed weights only."""
+    activations = None if form == "BF16" else args.activations
+    return {"dtype": args.dtype, "activations": activations}
 
 
 def show(report: dict[str, Any]) -> str:
@@ -111,6 +118,7 @@ def main() -> None:
     parser.add_argument("--decoded", type=int, default=8, help="of them, token by token")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--dtype", help="of our activations; the file's own if not given")
+    parser.add_argument("--activations", choices=("int8",), help="of ours; bobot run's option")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")

@@ -77,6 +77,15 @@ def test_a_model_gets_a_row_for_each_figure(run_bobot: Run) -> None:
     assert max(map(len, out.splitlines())) < 80, out
 
 
+def test_activations_of_8_bits_are_told(run_bobot: Run) -> None:
+    words = ("bench", "bobot", *SMALL, "--only", "decode", "--activations", "int8")
+    status, out, err = run_bobot(*words)
+    assert (status, err) == (0, "")
+    assert "activations int8" in lines(out)
+    assert json.loads(run_bobot(*words, "--json")[1])["model"]["activations"] == "int8"
+    assert run_bobot("bench", "bobot", *SMALL, "--activations", "int4")[0] == 2
+
+
 def test_json_holds_limits_and_every_run(run_bobot: Run) -> None:
     report = json.loads(run_bobot("bench", "bobot", *SMALL, "--json")[1])
     assert set(report) == {"machine", "limits", "model", "figures", "notes"}

@@ -106,8 +106,10 @@ def test_another_model_keeps_the_way_of_guessing_and_takes_no_draft(
     )
     run_bobot("chat", "one", "--speculation", "off", stdin=b"/model two\n")
     run_bobot("chat", "one", "--draft", "small", stdin=b"/model two\n")
+    run_bobot("chat", "one", "--activations", "int8", stdin=b"/model two\n")
+    assert seen[4:] == [("one", ["activations"]), ("two", ["activations"])]
     config = ["engine_config"]
-    assert seen == [("one", config), ("two", config), ("one", ["draft"]), ("two", [])]
+    assert seen[:4] == [("one", config), ("two", config), ("one", ["draft"]), ("two", [])]
 
 
 def test_three_quotes_hold_lines_together(run_bobot: Run, model: FakeModel) -> None:

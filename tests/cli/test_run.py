@@ -206,7 +206,7 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers(
     assert err.count("\n") == 1
 
 
-def test_who_guesses_ahead_reaches_the_load(
+def test_how_to_run_a_model_reaches_the_load(
     run_bobot: Run, monkeypatch: pytest.MonkeyPatch, model: FakeModel
 ) -> None:
     loaded = []
@@ -216,8 +216,10 @@ def test_who_guesses_ahead_reaches_the_load(
     run_bobot("run", "halo")
     run_bobot("run", "-m", "large", "--draft", "small", "halo")
     run_bobot("run", "-m", "large", "--speculation", "off", "halo")
+    run_bobot("run", "--activations", "int8", "halo")
     assert loaded[:2] == [(None, {}), ("large", {"draft": "small"})]
     assert loaded[2][1]["engine_config"].speculation == "off"
+    assert loaded[3] == (None, {"activations": "int8"})
 
 
 @pytest.mark.parametrize(
@@ -225,9 +227,10 @@ def test_who_guesses_ahead_reaches_the_load(
     [
         (["--draft", "x", "--speculation", "off"], "--speculation and --draft exclude each other"),
         (["--speculation", "always"], "--speculation is 'always'; allowed: ngram, off"),
+        (["--activations", "int4"], "--activations is 'int4'; allowed: int8"),
     ],
 )
-def test_a_wrong_way_of_guessing_is_wrong_usage(
+def test_a_wrong_way_to_run_a_model_is_wrong_usage(
     run_bobot: Run, model: FakeModel, words: list[str], part: str
 ) -> None:
     status, _, err = run_bobot("run", "halo", *words)

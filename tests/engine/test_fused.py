@@ -28,6 +28,9 @@ from bobot.ops.rope import RopeParameters
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
+NEEDS_TILES = pytest.mark.skipif(
+    kernels.available and kernels.isa() == "portable", reason="no tiles without vectors"
+)
 FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss}
 SEQUENCES = [[1, 2, 3], list(range(40)), [*range(30), 7], [5] * 9, [60]]
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
@@ -134,6 +137,42 @@ def test_tiles_of_odd_shapes_give_the_same_everywhere(
     made = filled(FAMILIES[family](intermediate_size=160, **changes), "Q8_0", is_tiled=True)
     difference = worst(by_decoder(made, SEQUENCES), by_module(made, SEQUENCES))
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
+
+
+@NEEDS_TILES
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("packing", ["Q8_0", "mxfp4"])
+def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> None:
+    """Most tokens agree as closely as floats do; in some a last bit makes a code another one, an
+    error such as 8 bits have anyway.
+    """
+    made = filled(FAMILIES[family](), packing, is_tiled=True, activations="int8")
+    found, by_products = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
+    exact = by_module(filled(FAMILIES[family](), packing, is_tiled=True), SEQUENCES)
+    chosen = float(errors(by_products, exact).median())
+    assert 1e-3 <= chosen <= 0.1, f"8 bits: {chosen:.1e}"
+    step = errors(found, exact).median()
+    assert abs(float(step) / chosen - 1) <= 0.1, f"decoder {step:.1e}, products {chosen:.1e}"
+    difference = float(errors(found, by_products).median())
+    assert difference <= chosen / 4, f"logits differ by {difference:.1e}"
+
+
+@NEEDS_TILES
+def test_8_bit_activations_give_the_same_tokens_in_a_batch_as_alone() -> None:
+    model = filled(llama(), "Q8_0", is_tiled=True, activations="int8")
+    params = SamplingParams(temperature=0.0, max_tokens=12)
+    config = EngineConfig(max_num_seqs=5, max_num_batched_tokens=24, block_size=4, num_blocks=128)
+
+    def tokens(prompts: list[list[int]]) -> list[list[int]]:
+        engine = Engine(model, config)
+        answers: dict[int, list[int]] = {engine.add(prompt, params): [] for prompt in prompts}
+        while engine.has_unfinished():
+            for output in engine.step():
+                assert output.token_id is not None
+                answers[output.request_id].append(output.token_id)
+        return list(answers.values())
+
+    assert tokens(SEQUENCES) == [tokens([ids])[0] for ids in SEQUENCES]
 
 
 def test_several_blocks_and_sizes_of_steps_give_the_same() -> None:

@@ -22,7 +22,7 @@ from bobot.ops.rope import RopeParameters
 from bobot.quant import scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_blocks
 from bobot.quant.grid import GRIDS, round_to_nearest
-from bobot.quant.tiles import tiled
+from bobot.quant.tiles import Activations, tiled, with_activations
 from bobot.quant.weight import QuantWeight, Weight, stack, values_of
 
 SETTINGS: dict[str, Any] = {
@@ -100,7 +100,13 @@ PACKINGS: dict[str, Packing | None] = {
 }
 
 
-def filled(model: Any, packing: str = "float32", *, is_tiled: bool = False) -> Any:
+def filled(
+    model: Any,
+    packing: str = "float32",
+    *,
+    is_tiled: bool = False,
+    activations: Activations = None,
+) -> Any:
     """The model with random weights, its matrices packed; the routers stay plain."""
     torch.manual_seed(3)
     model = model.eval().requires_grad_(False)
@@ -114,7 +120,10 @@ def filled(model: Any, packing: str = "float32", *, is_tiled: bool = False) -> A
 
     def pack(weight: Tensor) -> Weight:
         packed = PACKINGS[packing](weight)  # pyright: ignore[reportOptionalCall]
-        return tiled(packed) if is_tiled and isinstance(packed, QuantWeight) else packed
+        if not is_tiled or not isinstance(packed, QuantWeight):
+            return packed
+        tiles = tiled(packed)
+        return tiles if activations is None else with_activations(tiles, activations)
 
     for name, module in model.named_modules():
         if isinstance(module, Linear | Embedding) and not name.endswith(("router", ".gate")):

@@ -11,7 +11,7 @@ from bobot.ops.linear import linear
 from bobot.quant import four_bit_floats, int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
 from bobot.quant.interleaved import interleaved
-from bobot.quant.tiles import TileFormat, tile_layout, tiled
+from bobot.quant.tiles import TileFormat, tile_layout, tiled, with_activations
 from bobot.quant.weight import QuantWeight
 
 pytestmark = pytest.mark.skipif(
@@ -138,6 +138,25 @@ def test_products_are_those_of_the_values(make, num_rows: int):
     assert out.dtype == torch.bfloat16
     exact = half.double() @ weight.dequantize().double().T + bias
     assert ((out - exact).abs() / sizes).max() < 2**-8
+
+
+@pytest.mark.parametrize("num_rows", [1, 6, 40])
+@pytest.mark.parametrize("make", MATRICES.values(), ids=MATRICES.keys())
+def test_products_with_8_bits_err_by_half_a_step_at_most(make, num_rows: int):
+    """Of each activation: 1/254 of the largest of its 32 neighbours; and bfloat16 of the result."""
+    weight = make()
+    half = (
+        torch.randn(num_rows, weight.shape[1]) * torch.logspace(-2, 2, weight.shape[1])
+    ).bfloat16()
+    values = weight.dequantize().double()
+    largest = half.double().view(num_rows, -1, 32).abs().amax(-1).repeat_interleave(32, dim=1)
+    exact = half.double() @ values.T
+    tiles = with_activations(tiled(weight), "int8")
+    error = (linear(half, tiles) - exact).abs()
+    assert (error <= 1.001 * (largest / 254) @ values.abs().T + 2**-8 * exact.abs()).all()
+    finer = (linear(half, tiled(weight)) - exact).abs()
+    if num_rows < 32:  # more go another way on processors with AMX
+        assert error.mean() > 1.2 * finer.mean(), "they are not rounded to 8 bits"
 
 
 def test_a_stack_keeps_its_experts():

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import bobot
+from bobot import kernels
 from bobot.errors import BobotError, CheckpointError, RequestError, UsageError
+from bobot.hub.names import embedded_folder
 from bobot.models.llama import Llama
 from bobot.models.llama_dialects import config_from_hf
 from bobot.weights.load import load_model
@@ -161,3 +163,25 @@ def test_two_streams_at_once_give_what_each_gives_alone(tmp_path: Path) -> None:
     together = list(zip(first, second, strict=True))
     assert [a.ids[0] for a, _ in together] == alone[0]
     assert [b.ids[0] for _, b in together] == alone[1]
+
+
+@pytest.mark.skipif(not kernels.available, reason="the extension is not built")
+@pytest.mark.skipif(
+    kernels.available and kernels.isa() == "portable", reason="no tiles without vectors"
+)
+def test_activations_of_8_bits_reach_the_products() -> None:
+    plain, rounded = bobot.load(), bobot.load(activations="int8")
+    ids = plain.encode("Halo, apa kabar hari ini?")
+    exact, found = plain.logits(ids), rounded.logits(ids)
+    error = float((found - exact).square().mean().sqrt() / exact.std())
+    assert 1e-4 < error < 0.05, f"logits differ by {error:.1e} of their deviation"
+
+
+def test_activations_of_8_bits_are_refused_where_they_are_no_choice(tmp_path: Path) -> None:
+    embedded = embedded_folder()
+    assert "this model computes in float32" in message(
+        embedded, dtype="float32", activations="int8"
+    )
+    assert "activations is 'int4'; allowed: int8" in message(embedded, activations="int4")
+    write(tmp_path, tensors(torch.bfloat16))
+    assert "no weight of this model has a product" in message(tmp_path, activations="int8")

@@ -112,7 +112,8 @@ struct Avx2 {
     static void store_quads(const std::int32_t* codes, std::int8_t* to) {
         for (std::size_t i = 0; i < 32; i += 8) {
             const auto* fours = reinterpret_cast<const __m128i*>(codes + i);
-            const __m128i pairs = _mm_packs_epi32(_mm_loadu_si128(fours), _mm_loadu_si128(fours + 1));
+            const __m128i pairs =
+                _mm_packs_epi32(_mm_loadu_si128(fours), _mm_loadu_si128(fours + 1));
             const __m128i bytes = _mm_packs_epi16(pairs, pairs);
             const __m128i turns = _mm_unpacklo_epi8(bytes, _mm_srli_epi64(bytes, 32));
             _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), turns);
@@ -121,7 +122,8 @@ struct Avx2 {
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
         quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));
-        return or_masked(quads, shift_pairs(bits, 12 - second), static_cast<std::int16_t>(mask << 8));
+        return or_masked(quads, shift_pairs(bits, 12 - second),
+                         static_cast<std::int16_t>(mask << 8));
     }
     static Ints shift_pairs(Ints a, int left) {
         return left < 0 ? _mm256_srli_epi16(a, -left) : _mm256_slli_epi16(a, left);
@@ -140,7 +142,7 @@ struct Avx2 {
     static Ints dot_quads(Ints sum, const Ints* quads, const std::int8_t* from) {
         Ints halves = _mm256_setzero_si256();
         for (std::size_t i = 0; i < kRun<kLargest>; ++i) {
-            const Ints x = splat(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(from + 4 * i)));
+            const Ints x = splat(lane_of(from + 4 * i));
             const Ints products =
                 kLargest == 128
                     ? _mm256_maddubs_epi16(_mm256_abs_epi8(quads[i]), _mm256_sign_epi8(x, quads[i]))
@@ -155,8 +157,7 @@ struct Avx2 {
     }
     static Vector second(Ints a) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(a, 16)); }
     static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
-        const Ints both = _mm256_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair)));
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, both));
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, splat(lane_of(pair))));
     }
 
     // For codes that are no integers (tile_floats.h).

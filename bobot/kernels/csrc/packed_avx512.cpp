@@ -129,7 +129,8 @@ struct Avx512 {
         const auto* rows = reinterpret_cast<const __m256i*>(from);
         const Ints both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(rows)),
                                              _mm256_loadu_si256(rows + 2), 1);
-        const Ints eighths = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both);
+        const Ints order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        const Ints eighths = _mm512_permutexvar_epi64(order, both);
         const Ints turns = _mm512_broadcast_i32x4(
             _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
         return _mm512_xor_si512(_mm512_shuffle_epi8(eighths, turns), _mm512_set1_epi8(-128));
@@ -145,7 +146,8 @@ struct Avx512 {
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
         quads = or_masked(quads, shift_pairs(bits, 4 - first), static_cast<std::int16_t>(mask));
-        return or_masked(quads, shift_pairs(bits, 12 - second), static_cast<std::int16_t>(mask << 8));
+        return or_masked(quads, shift_pairs(bits, 12 - second),
+                         static_cast<std::int16_t>(mask << 8));
     }
     static Ints shift_pairs(Ints a, int left) {
         return left < 0 ? _mm512_srli_epi16(a, -left) : _mm512_slli_epi16(a, left);
@@ -161,7 +163,7 @@ struct Avx512 {
     static constexpr std::size_t kRun = 1;
     template <int>
     static Ints dot_quads(Ints sum, const Ints* quads, const std::int8_t* from) {
-        return _mm512_dpbusd_epi32(sum, *quads, splat(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(from))));
+        return _mm512_dpbusd_epi32(sum, *quads, splat(lane_of(from)));
     }
     static Ints subtract_pairs(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
     static Vector first(Ints a) {
@@ -169,7 +171,7 @@ struct Avx512 {
     }
     static Vector second(Ints a) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(a, 16)); }
     static Ints dot(Ints sum, Ints pairs, const std::int16_t* pair) {
-        return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(bobot::load<std::int32_t>(reinterpret_cast<const std::uint8_t*>(pair))));
+        return _mm512_dpwssd_epi32(sum, pairs, splat(lane_of(pair)));
     }
 
     // For codes that are no integers (tile_floats.h).

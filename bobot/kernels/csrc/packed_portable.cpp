@@ -73,7 +73,7 @@ struct Portable {
         for (std::size_t i = 0; i < kCount; ++i) q[i] = table[q[i]];
     }
 
-    // For tiles: tile_quads.h, tile_integers.h, tile_loops.h; the first number of a lane is the lowest.
+    // For tiles: tile_quads.h, tile_integers.h, tile_loops.h.
     typedef std::int32_t Ints __attribute__((vector_size(16)));
     typedef std::uint16_t Halves __attribute__((vector_size(16)));
     typedef std::uint8_t Bytes __attribute__((vector_size(16)));
@@ -115,7 +115,9 @@ struct Portable {
     static Vector signed_bytes(const std::uint8_t* from) {
         return each([&](int i) { return static_cast<float>(static_cast<std::int8_t>(from[i])); });
     }
-    static Table quad_table(const std::uint8_t* entries, int) { return bobot::load<Table>(entries); }
+    static Table quad_table(const std::uint8_t* entries, int) {
+        return bobot::load<Table>(entries);
+    }
     static void quads_of_codes(const std::uint8_t* from, Ints* quads) {
         const auto codes = bobot::load<Bytes>(from);
         quads[0] = as<Ints>(codes & 15);

@@ -9,7 +9,7 @@
 namespace bobot {
 namespace {
 
-// 32 floats as integers, `largest_code` at most, times the returned scale, and the sums of both halves.
+// 32 floats as integers, `largest_code` at most, times the returned scale; the sums of both halves.
 inline float round_to_integers(const float* from, float largest_code, std::int32_t* codes,
                                std::int32_t* sums) {
     std::uint32_t largest_bits = 0;
@@ -74,8 +74,8 @@ void fill_activations(const float* from, const Activations& x, std::size_t first
         for (std::size_t m = 0; m < x.block_rows; ++m) {
             const std::size_t row = b * x.block_rows + m;
             for (std::size_t t = 0; t < tiles; ++t)
-                fill_tile<Simd>(row < x.num_rows ? from + row * x.num_columns + t * kTile : zeros, x,
-                                b, t, m);
+                fill_tile<Simd>(
+                    row < x.num_rows ? from + row * x.num_columns + t * kTile : zeros, x, b, t, m);
         }
 }
 

@@ -3,9 +3,10 @@
 //     dot                     sum + the products of one pair of an activation
 //     dot_quads               sum + the products of kRun<largest value> quads of an activation
 //
-// 32-bit integers inside a group of inputs, floats outside. A few rows are multiplied while tiles are
-// unpacked. For many, a run of tiles of some panels is unpacked once and multiplied with one block of
-// rows after the other: it stays in the first-level cache, and the weights come from memory once.
+// 32-bit integers inside a group of inputs, floats outside. A few rows are multiplied while tiles
+// are unpacked. For many, a run of tiles of some panels is unpacked once and multiplied with one
+// block of rows after the other: it stays in the first-level cache, and the weights come from memory
+// once.
 #pragma once
 
 #include "tile_quads.h"
@@ -14,14 +15,17 @@ namespace bobot {
 namespace {
 
 constexpr std::size_t kRunTiles = 8;
-constexpr std::size_t kBlocks = 16;  // of rows, whose sums stay in the cache with a run of tiles
+constexpr std::size_t kFewBlocks = 2;  // up to so many, tiles are unpacked as they are multiplied
+constexpr std::size_t kBlocks = 16;    // of rows, whose sums stay in the cache with a run of tiles
 
 template <class FormOf, std::size_t kPanelsOf, std::size_t kRowsOf, ActivationType kTypeOf>
 struct IntegerPlan {
     using Form = FormOf;
     static constexpr std::size_t kPanels = kPanelsOf, kRows = kRowsOf;
     static constexpr ActivationType kType = kTypeOf;
-    static constexpr int kLargest = Form::kIsSigned ? 128 : Form::kCodes == Codes::six_bits ? 63 : 31;
+    static constexpr int kLargest = Form::kIsSigned                    ? 128
+                                    : Form::kCodes == Codes::six_bits ? 63
+                                                                      : 31;
 };
 
 template <class Simd, class Plan>
@@ -91,7 +95,8 @@ __attribute__((always_inline)) inline void add_tile(const TileOfPlan<Simd, Plan>
     if constexpr (Plan::Form::kHasMinima)
         for (std::size_t p = 0; p < Plan::kPanels; ++p)
             for (std::size_t m = 0; m < kRows; ++m)
-                sums[p][m] = Simd::fma(-tiles[p]->minimum, Simd::splat(x.totals[at + m]), sums[p][m]);
+                sums[p][m] =
+                    Simd::fma(-tiles[p]->minimum, Simd::splat(x.totals[at + m]), sums[p][m]);
 }
 
 // Sums of the rows of block `b` and `width` outputs of each panel, into the result.
@@ -113,10 +118,10 @@ void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std:
     }
 }
 
-// The one block of rows there is, with each tile of a panel as it is unpacked.
+// Block `b` of rows, with each tile of a panel as it is unpacked.
 template <class Simd, class Plan>
 void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
-                    float* out, std::size_t out_stride) {
+                    std::size_t b, float* out, std::size_t out_stride) {
     constexpr std::size_t kAhead = 4096;
     const std::int32_t offset = offset_of_quads(*w.format);
     TileReader<Simd, typename Plan::Form> reader(w, panel, lane);
@@ -127,9 +132,9 @@ void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const A
         TileOfPlan<Simd, Plan> tile;
         reader.next(tile);
         const TileOfPlan<Simd, Plan>* tiles[] = {&tile};
-        add_tile<Simd, Plan>(tiles, offset, x, t * Plan::kRows, sums);
+        add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + t) * Plan::kRows, sums);
     }
-    write_sums<Simd, Plan>(w, {panel}, lane, x, 0, sums, out, out_stride);
+    write_sums<Simd, Plan>(w, {panel}, lane, x, b, sums, out, out_stride);
 }
 
 // Blocks [first, end) of rows, kBlocks at most, for one run of unpacked tiles after the other.
@@ -152,7 +157,8 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
             for (std::size_t t = 0; t < count; ++t) readers[p].next(run[p][t]);
             // The next run, or the first one of the next panels.
             ahead[p] = readers[p].codes();
-            if (start + count == w.num_tiles) ahead[p] += (kPanels - 1) * w.num_tiles * Form::kBytes;
+            if (start + count == w.num_tiles)
+                ahead[p] += (kPanels - 1) * w.num_tiles * Form::kBytes;
         }
         for (std::size_t b = first; b < end; ++b) {
             Sums<Simd, Plan> now;
@@ -160,10 +166,12 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
             for (std::size_t t = 0; t < count; ++t) {
                 const TileOfPlan<Simd, Plan>* tiles[kPanels];
                 for (std::size_t p = 0; p < kPanels; ++p) {
-                    if (b == first) Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
+                    if (b == first)
+                        Simd::template prefetch<Form::kBytes>(ahead[p] + t * Form::kBytes);
                     tiles[p] = run[p] + t;
                 }
-                add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + start + t) * Plan::kRows, now);
+                const std::size_t at = (b * w.num_tiles + start + t) * Plan::kRows;
+                add_tile<Simd, Plan>(tiles, offset, x, at, now);
             }
             std::memcpy(&sums[b - first], &now, sizeof now);
         }
@@ -172,20 +180,21 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
         write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end) and
-// one block of rows.
+// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end),
+// each of which is unpacked for every block of rows.
 template <class Simd, class Form, std::size_t kRows, ActivationType kType>
-void product_of_block(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+void product_of_few(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                       float* out, std::size_t out_stride) {
     using Plan = IntegerPlan<Form, 1, kRows, kType>;
     for (std::size_t panel = first; panel < end; ++panel)
         for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-            multiply_block<Simd, Plan>(w, panel, lane, x, out, out_stride);
+            for (std::size_t b = 0; b < x.num_blocks; ++b)
+                multiply_block<Simd, Plan>(w, panel, lane, x, b, out, out_stride);
 }
 
-// The same for blocks of kMaxRows rows.
+// The same for many blocks, all of kMaxRows rows.
 template <class Simd, class Form, ActivationType kType>
-void product_of_blocks(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+void product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                        float* out, std::size_t out_stride) {
     // Two panels share every activation that is read, where there are registers for the dots.
     constexpr std::size_t kPanels = Simd::kMaxRows == 8 ? 2 : 1;
@@ -205,15 +214,15 @@ void product_of_blocks(const Tiles& w, const Activations& x, std::size_t first, 
 template <class Simd, class Form, ActivationType kType>
 void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                      float* out, std::size_t out_stride) {
-    if (x.num_blocks > 1)
-        return product_of_blocks<Simd, Form, kType>(w, x, first, end, out, out_stride);
+    if (x.num_blocks > kFewBlocks)
+        return product_of_many<Simd, Form, kType>(w, x, first, end, out, out_stride);
     switch (x.block_rows) {
-        case 1: return product_of_block<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
-        case 2: return product_of_block<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
-        case 4: return product_of_block<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
+        case 1: return product_of_few<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
+        case 2: return product_of_few<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
+        case 4: return product_of_few<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
     }
     if constexpr (Simd::kMaxRows == 8)
-        product_of_block<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
+        product_of_few<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
 }
 
 }  // namespace

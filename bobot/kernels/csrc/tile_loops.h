@@ -65,8 +65,8 @@ void float_block(const Tiles& w, std::size_t panel, std::size_t lane, const Acti
     for (std::size_t m = 0; m < kRows; ++m) Simd::store(out + m * kPanel + lane, sums[m]);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end). As
-// many panels at a time as stay in the second-level cache while all rows pass.
+// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end).
+// As many panels at a time as stay in the second-level cache while all rows pass.
 template <class Simd, class Form, std::size_t kRows>
 void float_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                    float* out, std::size_t out_stride) {
@@ -110,7 +110,8 @@ void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::
         case ActivationType::float32:
             return float_product_of_rows<Simd, Form>(w, x, first, end, out, out_stride);
         case ActivationType::int16:
-            return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out, out_stride);
+            return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out,
+                                                                      out_stride);
         case ActivationType::int8:
         case ActivationType::bfloat16: break;  // the latter never with integers
     }

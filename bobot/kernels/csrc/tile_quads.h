@@ -22,7 +22,8 @@ template <Codes kCodesOf, bool kHasMinimaOf, bool kIsLookedUpOf, bool kIsSignedO
 struct Unpacking {
     static constexpr Codes kCodes = kCodesOf;
     static constexpr bool kHasMinima = kHasMinimaOf;
-    static constexpr bool kIsLookedUp = kIsLookedUpOf;  // codes of 4 bits are not what they stand for
+    // Codes of 4 bits are not what they stand for.
+    static constexpr bool kIsLookedUp = kIsLookedUpOf;
     // Quads hold signed values without their offset, else unsigned ones that it is still in.
     static constexpr bool kIsSigned = kIsSignedOf;
     static constexpr std::size_t kGroups = kCodes == Codes::six_bits ? 2 : 1;
@@ -88,16 +89,19 @@ private:
         for (std::size_t v = 0; v < 4; ++v) Simd::quads_of_codes(codes + 64 * v, quads + 2 * v);
 #pragma GCC unroll 8
         for (std::size_t q = 0; q < 8; ++q) {
-            // Where the upper bits of the quad's first and second input are, and those of the others.
+            if constexpr (Form::kIsLookedUp) quads[q] = Simd::look_up_quads(table_, quads[q]);
+            // Where the upper bits of the inputs in the even bytes are; behind them the others.
             const int v = static_cast<int>(q / 2), odd = static_cast<int>(q % 2);
-            if constexpr (Form::kIsLookedUp)
-                quads[q] = Simd::look_up_quads(table_, quads[q]);
-            if constexpr (Form::kCodes == Codes::five_bits)
-                quads[q] = Simd::add_upper_bits(quads[q], Simd::load_ints(codes + 256), 4 * v + odd,
-                                                4 * v + odd + 2, 0x10);
-            if constexpr (Form::kCodes == Codes::six_bits)
-                quads[q] = Simd::add_upper_bits(quads[q], Simd::load_ints(codes + 256 + 64 * (v / 2)),
-                                                8 * (v % 2) + 2 * odd, 8 * (v % 2) + 2 * odd + 4, 0x30);
+            if constexpr (Form::kCodes == Codes::five_bits) {
+                const auto upper = Simd::load_ints(codes + 256);
+                const int at = 4 * v + odd;
+                quads[q] = Simd::add_upper_bits(quads[q], upper, at, at + 2, 0x10);
+            }
+            if constexpr (Form::kCodes == Codes::six_bits) {
+                const auto upper = Simd::load_ints(codes + 256 + 64 * (v / 2));
+                const int at = 8 * (v % 2) + 2 * odd;
+                quads[q] = Simd::add_upper_bits(quads[q], upper, at, at + 4, 0x30);
+            }
         }
     }
 
@@ -107,9 +111,15 @@ private:
     ScaleReader<Simd> scales_;
 };
 
+// The 32 bits of a pair of 16-bit activations, or of a quad of 8-bit ones.
+inline std::int32_t lane_of(const void* from) {
+    return load<std::int32_t>(static_cast<const std::uint8_t*>(from));
+}
+
 // Inputs 2i and 2i + 1 of a tile.
 template <class Simd>
-__attribute__((always_inline)) inline typename Simd::Ints pair_of(const typename Simd::Ints* quads, std::size_t i) {
+__attribute__((always_inline)) inline typename Simd::Ints pair_of(const typename Simd::Ints* quads,
+                                                                  std::size_t i) {
     const auto quad = quads[2 * (i / 4) + i % 2];
     return i % 4 < 2 ? Simd::even_pairs(quad) : Simd::odd_pairs(quad);
 }

@@ -14,10 +14,10 @@
 //
 // A tile of 4-bit codes is 4 vectors of 16 lanes of 32 bits, lane n for output n. Vector v holds
 // inputs 8v .. 8v+7: the even ones in the low half of the lane, the odd ones in the high half, four
-// bits each, first inputs lowest. One shift and one look-up then give "pairs": lanes with inputs 2r and
-// 2r + 1 as two 16-bit integers, which is what every instruction for dot products takes. Codes of 5
-// and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16 rows
-// of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
+// bits each, first inputs lowest. One shift and two masks then give two vectors of bytes, four inputs
+// of an output in each lane, which is what instructions for dot products take (tile_quads.h). Codes of
+// 5 and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16
+// rows of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
 //
 // Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with
 // a table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1
