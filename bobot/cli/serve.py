@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = tr(
         "Without MODEL: the embedded model, and every other model of bobot list when a\n"
         "request names it. The first MODEL is loaded at once, the others when they are\n"
-        "asked for; the one unused for longest makes room. HOST:MODEL is a hosted model.\n"
+        "asked for; the one unused for longest makes room.\n"
         "On another --host than this machine every request needs a key; the first one is\n"
         "made and shown once. bobot keys makes, lists and revokes keys.\n"
         "\n"

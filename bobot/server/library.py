@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ from bobot.server.models import Facts, Opened, Source
 from bobot.text import load_tokenizer
 from bobot.text.gguf_metadata import read_header
 from bobot.weights.subject import subject_of
+
+log = logging.getLogger("bobot.server")
 
 
 class Pull:
@@ -70,8 +73,10 @@ class Library:
             return [self.source(name) for name in names]
         found = []
         for name, path in stored_models():
-            with contextlib.suppress(BobotError):  # bobot list tells what is damaged
+            try:
                 found.append(self._source(name, path))
+            except BobotError as error:
+                log.warning("%s is not served: %s", name, error)
         return found
 
     def source(self, name: str) -> Source:
