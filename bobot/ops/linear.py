@@ -27,9 +27,10 @@ def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Ten
     """x @ weight.T + bias: (T, F) in x's dtype.
 
     Few rows go through the C++ kernels, which read each weight once; so do tiles, whatever the
-    number of rows, where the processor has fast products of 16-bit integers. Else weights are
-    widened piece by piece, while they stay as published, and multiplied by torch: in float32, or in
-    x's 16 bits where torch has a fast product of them. All ways sum in float32 and round once.
+    number of rows, where the processor has AMX or fast products of 16-bit integers. Else weights
+    are widened piece by piece, while they stay as published, and multiplied by torch: in float32,
+    or in x's 16 bits where torch has a fast product of them. All ways sum in float32 and round
+    once; AMX, ours and torch's, rounds the weights to bfloat16 first.
     """
     is_packed = isinstance(weight_FD, QuantWeight)
     if not is_packed and (torch.is_grad_enabled() or weight_FD.device.type != "cpu"):
@@ -54,9 +55,12 @@ def _takes_kernel(x_TD: Tensor, weight_FD: Weight) -> bool:
         return x_TD.shape[0] < (MIN_PLAIN_ROWS if is_fast else MIN_ROWS)
     if x_TD.shape[0] < MIN_ROWS:
         return True
-    has_tiles = isinstance(weight_FD.format, TileFormat)
-    is_amx_faster = x_TD.dtype == torch.bfloat16 and has_amx()
-    return has_tiles and kernels.isa() == "avx512vnni" and not is_amx_faster
+    if not isinstance(weight_FD.format, TileFormat):
+        return False
+    isa = kernels.isa()
+    if isa == "avx512vnni":
+        return not (x_TD.dtype == torch.bfloat16 and has_amx())
+    return isa in ("amx", kernels.EMULATED_AMX)
 
 
 def _product(x_TD: Tensor, weight_FD: Weight) -> Tensor | None:
