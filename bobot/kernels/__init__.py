@@ -38,9 +38,18 @@ theirs apart.
 """
 
 
+EMULATED_AMX = "amx-emulated"
+"""The kernels of `amx`, its registers in plain C++: slow, for tests on machines without it."""
+
+
 def features() -> dict[str, bool]:
     """Whether this machine can run each instruction set that has kernels, fastest first."""
-    return _extension().features()
+    return {name: usable for name, usable in _kernel_sets().items() if name != EMULATED_AMX}
+
+
+def can_emulate_amx() -> bool:
+    """Whether `force` and BOBOT_ISA may say EMULATED_AMX: it takes AVX-512 and AVX512-BF16."""
+    return _kernel_sets().get(EMULATED_AMX, False)
 
 
 def isa() -> str:
@@ -50,7 +59,7 @@ def isa() -> str:
     """
     usable = [name for name, is_usable in features().items() if is_usable]
     asked = os.environ.get("BOBOT_ISA", usable[0])
-    if asked not in usable:
+    if asked not in usable and not (asked == EMULATED_AMX and can_emulate_amx()):
         raise UsageError(
             "BOBOT_ISA is {asked!r}; this machine can run {usable}.",
             hint="Unset it to get the fastest.",
@@ -187,6 +196,9 @@ def tiles_linear(
 
     activations: what x is multiplied as: "float32", or "int16" or "int8", rounded to integers with
     one scale per row and 32 inputs. Weights that are no integers always take it as it is.
+    Where the instruction set is `amx`, more than 8 rows that are to be rounded at all are rounded
+    to bfloat16 instead (exact for what was bfloat16), and so is every weight, which moves it by one
+    part in 256 at most: what all products of bfloat16 by AMX do. Sums are float32.
     Raises ValueError if the shapes do not fit, TypeError for another dtype or layout.
     """
     _extension().tiles_linear(
@@ -357,6 +369,10 @@ def best(logits_RV: Array, *, force: str | None = None) -> list[int]:
     Raises ValueError for empty rows, TypeError for another dtype.
     """
     return _extension().best(logits_RV, force or isa())
+
+
+def _kernel_sets() -> dict[str, bool]:
+    return _extension().features()
 
 
 def _extension() -> Any:

@@ -27,10 +27,10 @@ def linear(x_TD: Tensor, weight_FD: Weight, bias_F: Tensor | None = None) -> Ten
     """x @ weight.T + bias: (T, F) in x's dtype.
 
     Few rows go through the C++ kernels, which read each weight once; so do tiles, whatever the
-    number of rows, where the processor has fast products of 16-bit integers or those of 8 bits were
-    chosen, and no AMX. Else weights are widened piece by piece, while they stay as published, and
+    number of rows, where the processor has AMX or fast products of 16-bit integers or those of 8
+    bits were chosen. Else weights are widened piece by piece, while they stay as published, and
     multiplied by torch: in float32, or in x's 16 bits where torch has a fast product of them. All
-    ways sum in float32 and round once.
+    ways sum in float32 and round once; AMX, ours and torch's, rounds the weights to bfloat16 first.
     """
     is_packed = isinstance(weight_FD, QuantWeight)
     if not is_packed and (torch.is_grad_enabled() or weight_FD.device.type != "cpu"):
@@ -56,9 +56,12 @@ def _takes_kernel(x_TD: Tensor, weight_FD: Weight) -> bool:
     if x_TD.shape[0] < MIN_ROWS:
         return True
     form = weight_FD.format
-    if not isinstance(form, TileFormat) or (x_TD.dtype == torch.bfloat16 and has_amx()):
+    if not isinstance(form, TileFormat):
         return False
-    return kernels.isa() == "avx512vnni" or form.activations == "int8"
+    isa = kernels.isa()
+    if isa in ("amx", kernels.EMULATED_AMX) or form.activations == "int8":
+        return True
+    return isa == "avx512vnni" and not (x_TD.dtype == torch.bfloat16 and has_amx())
 
 
 def _product(x_TD: Tensor, weight_FD: Weight) -> Tensor | None:

@@ -116,13 +116,17 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same(
 def test_16_bit_models_come_nearer_to_float32_than_in_torch(
     family: str, dtype: torch.dtype, packing: str
 ) -> None:
-    """With tiles, which then take activations as integers of 16 bits, and without."""
+    """With tiles, which then take activations as integers of 16 bits, and without. AMX takes many
+    rows of tiles as bfloat16: nearer all the same."""
+    is_rounded = packing != "float32" and kernels.isa() in ("amx", kernels.EMULATED_AMX)
     made = in_dtype(filled(FAMILIES[family](), packing, is_tiled=True), dtype)
     found, by_torch = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
     exact = by_module(in_dtype(made, torch.float32), SEQUENCES)
     for share in (0.5, 0.9):
         step, reference = (float(errors(x, exact).quantile(share)) for x in (found, by_torch))
-        assert step <= reference / 2, f"error {step:.1e}, in torch {reference:.1e}"
+        assert step <= reference / (1 if is_rounded else 2), (
+            f"error {step:.1e}, in torch {reference:.1e}"
+        )
 
 
 @pytest.mark.parametrize("isa", [name for name, usable in kernels.features().items() if usable])

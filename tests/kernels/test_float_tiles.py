@@ -7,13 +7,12 @@ from __future__ import annotations
 import pytest
 import torch
 from packed_blocks import random_rows, random_scales
+from test_tiles import EACH_ISA
 
 from bobot import kernels
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
-ISAS = [name for name, usable in kernels.features().items() if usable] if kernels.available else []
-EACH_ISA = pytest.mark.parametrize("isa", ISAS)
 FORMATS = {
     "float8_e4m3fn": ("float32", 128, 1),
     "bfloat16": ("", 0, 2),

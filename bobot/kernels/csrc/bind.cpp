@@ -115,9 +115,15 @@ void linear_columns(const Matrix<const float>& x, const Matrix<const std::int8_t
 nb::dict features() {
     const CpuFeatures& cpu = cpu_features();
     nb::dict found;
+#if defined(BOBOT_HAS_AMX)
+    found["amx"] = cpu.amx;
+#endif
     found["avx512vnni"] = cpu.avx512vnni;
     found["avx2"] = cpu.avx2;
     found["portable"] = true;
+#if defined(BOBOT_HAS_AMX)
+    found["amx-emulated"] = cpu.avx512bf16;
+#endif
     return found;
 }
 

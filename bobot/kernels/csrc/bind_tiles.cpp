@@ -104,9 +104,13 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
     const std::size_t num_rows = x.shape(0);
     if (num_rows == 0) return;
     nb::gil_scoped_release unlocked;
-    if (is_float(w.format->codes))
+    std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
+    if (takes_unit(kernels.has_unit, num_rows, kernels.max_block_rows, type)) {
+        type = ActivationType::bfloat16;
+        block_rows = kUnitRows;
+    } else if (is_float(w.format->codes)) {
         type = float_type(w.format->codes, kernels, from, num_rows * w.num_columns);
-    const std::size_t block_rows = rows_in_block(num_rows, kernels.max_block_rows);
+    }
     Activations ready;
     const std::size_t bytes =
         activations_layout(ready, num_rows, w.num_columns, block_rows, type, nullptr);

@@ -56,7 +56,7 @@ static CpuFeatures detect() {
                             __builtin_cpu_supports("avx512dq") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     const bool avx512bf16 = avx512vnni && __builtin_cpu_supports("avx512bf16");
-    return {avx2, avx512vnni, avx512bf16, avx512vnni && has_amx()};
+    return {avx2, avx512vnni, avx512bf16, avx512bf16 && has_amx()};
 }
 
 #else

@@ -66,9 +66,11 @@ struct Kernels {
     double (*weigh_logits)(const float* logits, std::size_t count, float largest, float temperature,
                            float* weights);
 
-    // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows.
+    // Tiles (tiles.h). A block of activations has 1, 2, 4 or `max_block_rows` rows, or kUnitRows
+    // where there is a matrix unit and takes_unit() says so.
     std::size_t max_block_rows;
     bool has_dot_pairs;  // of bfloat16, where the processor has AVX512-BF16
+    bool has_unit;
     // Blocks [first, end) of the activations from rows of floats.
     void (*fill_activations)(const float* from, const Activations& x, std::size_t first,
                              std::size_t end);
@@ -87,6 +89,9 @@ extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+#endif
+#if defined(BOBOT_HAS_AMX)
+extern const Kernels kAmx, kAmxEmulated;
 #endif
 
 }  // namespace bobot

@@ -1,8 +1,12 @@
 // The kernels with AVX-512 (F, BW, DQ, VL and VNNI) and F16C: Intel servers from Cascade Lake (2019),
-// AMD from Zen 4.
+// AMD from Zen 4. And those with AMX besides, for many rows: Intel servers from Sapphire Rapids (2023).
 #include <immintrin.h>
 
 #include "packed_loops.h"
+#if defined(BOBOT_HAS_AMX)
+#include "amx_emulated.h"
+#include "amx_loops.h"
+#endif
 
 namespace bobot {
 namespace {
@@ -208,5 +212,9 @@ struct Avx512 {
 }  // namespace
 
 const Kernels kAvx512 = kernels<Avx512>();
+#if defined(BOBOT_HAS_AMX)
+const Kernels kAmx = kernels_with_unit<Avx512, AmxUnit>();
+const Kernels kAmxEmulated = kernels_with_unit<Avx512, EmulatedAmxUnit>();
+#endif
 
 }  // namespace bobot

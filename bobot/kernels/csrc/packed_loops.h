@@ -270,7 +270,7 @@ constexpr Kernels kernels() {
             add_columns<Simd>,    decode<Simd>,
             scan_logits,          weigh_logits,
             Simd::kMaxRows,       Simd::has_dot_pairs,
-            fill_activations<Simd>,
+            false,                fill_activations<Simd>,
             multiply_tiles<Simd>, unpack_tiles<Simd>,
             attend_rows<Simd>};
 }

@@ -45,21 +45,34 @@ struct Inputs {
     Activations tiled{};
 };
 
-// Room for floats, which weights that are no integers take anyway: more than integers need.
+template <class Simd>
+constexpr bool kHasUnit = ManyRows<Simd>::kHasUnit;
+
+// Room for floats, which weights that are no integers take anyway, more than integers need; and for
+// the blocks of a matrix unit.
 template <class Simd>
 std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns) {
     Activations tiled;
-    return activations_layout(tiled, num_rows, num_columns,
-                              rows_in_block(num_rows, Simd::kMaxRows), ActivationType::float32,
-                              nullptr);
+    const std::size_t floats = activations_layout(tiled, num_rows, num_columns,
+                                                  rows_in_block(num_rows, Simd::kMaxRows),
+                                                  ActivationType::float32, nullptr);
+    if (!takes_unit(kHasUnit<Simd>, num_rows, Simd::kMaxRows, ActivationType::bfloat16))
+        return floats;
+    const std::size_t bfloats = activations_layout(tiled, num_rows, num_columns, kUnitRows,
+                                                   ActivationType::bfloat16, nullptr);
+    return floats > bfloats ? floats : bfloats;
 }
 
 template <class Simd>
 const Activations& tiled_inputs(Inputs& x, const Tiles& weight) {
-    const ActivationType type = is_float(weight.format->codes) ? ActivationType::float32 : x.type;
+    const bool is_for_unit = takes_unit(kHasUnit<Simd>, x.num_rows, Simd::kMaxRows, x.type);
+    const ActivationType type = is_for_unit                      ? ActivationType::bfloat16
+                                : is_float(weight.format->codes) ? ActivationType::float32
+                                                                 : x.type;
     if (!x.is_ready || x.tiled.type != type) {
-        activations_layout(x.tiled, x.num_rows, x.num_columns,
-                           rows_in_block(x.num_rows, Simd::kMaxRows), type, x.memory);
+        const std::size_t block_rows =
+            is_for_unit ? kUnitRows : rows_in_block(x.num_rows, Simd::kMaxRows);
+        activations_layout(x.tiled, x.num_rows, x.num_columns, block_rows, type, x.memory);
         fill_activations<Simd>(x.rows, x.tiled, 0, x.tiled.num_blocks);
         x.is_ready = true;
     }

@@ -33,6 +33,16 @@ inline float round_to_integers(const float* from, float largest_code, std::int32
     return is_finite ? largest / largest_code : __builtin_nanf("");
 }
 
+// 32 floats as bfloat16, to the nearest even.
+inline void round_to_bfloats(const float* from, std::uint16_t* to) {
+    for (std::size_t i = 0; i < kTile; ++i) {
+        const std::uint32_t bits = bits_of(from[i]);
+        const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        const std::uint32_t rounded = is_nan ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+        to[i] = static_cast<std::uint16_t>(rounded >> 16);
+    }
+}
+
 // Tile t of row m in block b, from 32 floats.
 template <class Simd>
 void fill_tile(const float* values, const Activations& x, std::size_t b, std::size_t t,
@@ -47,8 +57,7 @@ void fill_tile(const float* values, const Activations& x, std::size_t b, std::si
         return;
     }
     if (x.type == ActivationType::bfloat16) {
-        for (std::size_t i = 0; i < kTile; ++i)
-            x.bfloats[at * kTile + i] = static_cast<std::uint16_t>(bits_of(values[i]) >> 16);
+        round_to_bfloats(values, x.bfloats + at * kTile);
         return;
     }
     std::int32_t codes[kTile], sums[2];

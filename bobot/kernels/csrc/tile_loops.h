@@ -151,13 +151,31 @@ template <class Simd>
 void unpack_float_tiles(const Tiles& w, std::size_t panel, float* out);
 
 template <class Simd>
-void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                    float* out, std::size_t out_stride) {
+void multiply_by_vectors(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                         float* out, std::size_t out_stride) {
     if (is_float(w.format->codes))
         return multiply_float_tiles<Simd>(w, x, first, end, out, out_stride);
     with_form(*w.format, [&](auto form) {
         tile_product<Simd, decltype(form)>(w, x, first, end, out, out_stride);
     });
+}
+
+// What else multiplies many rows: nothing, unless a Simd type has a matrix unit beside it
+// (amx_loops.h).
+template <class Simd>
+struct ManyRows {
+    static constexpr bool kHasUnit = false;
+};
+
+template <class Simd>
+void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
+                    float* out, std::size_t out_stride) {
+    if constexpr (!ManyRows<Simd>::kHasUnit)
+        multiply_by_vectors<Simd>(w, x, first, end, out, out_stride);
+    else if (x.block_rows == kUnitRows)
+        ManyRows<Simd>::multiply(w, x, first, end, out, out_stride);
+    else
+        multiply_by_vectors<typename ManyRows<Simd>::FewRows>(w, x, first, end, out, out_stride);
 }
 
 // Rows of the weights as floats: the 16 of a panel, `out` with num_columns for each.

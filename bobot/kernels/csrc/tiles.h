@@ -129,7 +129,8 @@ void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
 
 // What activations are multiplied as: floats, or integers with one scale per row and 32 inputs. Those
 // of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as fast. Codes
-// that are no integers take floats, or bfloat16 where activations are no more than that.
+// that are no integers take floats, or bfloat16 where activations are no more than that. All but floats
+// are rounded to bfloat16 for a matrix unit (amx_loops.h).
 enum class ActivationType : std::uint8_t { float32, int16, int8, bfloat16 };
 
 constexpr std::size_t activation_bytes(ActivationType type) {
@@ -152,6 +153,14 @@ struct Activations {
     std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
     float* totals;         // [block][tile][row]            the sum of 32 activations
 };
+
+constexpr std::size_t kUnitRows = 32;  // of a block of bfloat16 for a matrix unit
+
+// Whether activations of a type go to a matrix unit, where there is one: it pays for more rows than
+// `most`, which are multiplied at once without it.
+inline bool takes_unit(bool has_unit, std::size_t num_rows, std::size_t most, ActivationType type) {
+    return has_unit && num_rows > most && type != ActivationType::float32;
+}
 
 // Rows of a block for so many rows: a power of two, `most` at most.
 inline std::size_t rows_in_block(std::size_t num_rows, std::size_t most) {

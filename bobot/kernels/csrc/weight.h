@@ -25,6 +25,10 @@ using AnyMatrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu
 inline const Kernels& kernels_of(const std::string& isa) {
 #if defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
+#if defined(BOBOT_HAS_AMX)
+    if (isa == "amx" && cpu.amx) return kAmx;
+    if (isa == "amx-emulated" && cpu.avx512bf16) return kAmxEmulated;
+#endif
     if (isa == "avx512vnni" && cpu.avx512vnni) return kAvx512;
     if (isa == "avx2" && cpu.avx2) return kAvx2;
 #endif
