@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bobot.chat.protocol import OverloadedError, ParameterError
-from bobot.errors import BobotError, NotFoundError, RequestError, TemplateError, UsageError
+from bobot.errors import (
+    BobotError,
+    GatewayError,
+    NotFoundError,
+    RequestError,
+    TemplateError,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ KINDS = {
     403: "permission_error",
     429: "rate_limit_error",
     500: "server_error",
+    502: "server_error",
     503: "unavailable_error",
 }
 """`type` of an error by its status; else invalid_request_error."""
@@ -91,6 +99,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(404, "invalid_request_error", message, None, "not_found")
     if isinstance(error, RequestError | TemplateError | UsageError):
         return Failure(400, "invalid_request_error", message)
+    if isinstance(error, GatewayError):
+        return Failure(502, KINDS[502], message, None, "host_failed")
     if isinstance(error, BobotError):
         return Failure(500, KINDS[500], message)
     return Failure(500, KINDS[500], "The server failed; its log says why.")

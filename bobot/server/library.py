@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bobot import gateway
 from bobot.chat.local import load
 from bobot.chat.service import LocalService, ServiceLimits
 from bobot.engine import EngineConfig
@@ -80,7 +81,11 @@ class Library:
         return found
 
     def source(self, name: str) -> Source:
-        """Raises NotFoundError, and CheckpointError for damaged files."""
+        """A model of this machine, or HOST:MODEL of a hosted one. Raises NotFoundError,
+        CheckpointError for damaged files, GatewayError for a host without its key.
+        """
+        if gateway.is_hosted(name):
+            return _hosted(name)
         path = resolve(name)
         is_path = os.path.exists(name) and name != EMBEDDED
         shown = (path.stem if path.is_file() else path.resolve().name) if is_path else name
@@ -152,6 +157,17 @@ class Library:
             service.prompt_ids,
             lambda: dataclasses.asdict(service.stats()),
         )
+
+
+def _hosted(name: str) -> Source:
+    """Nothing is sent before a request comes; it takes no memory here."""
+    checked = gateway.open_model(name)
+
+    async def open_it() -> Opened:
+        return Opened(gateway.open_model(name))
+
+    facts = Facts(context=checked.max_model_len, owner=name.partition(":")[0])
+    return Source(name, facts, lambda: 0, open_it)
 
 
 def memory_bytes(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from hub_server import FakeHub, running_hub
 
 from bobot.engine.kv_cache import bytes_per_token
 from bobot.engine.runner import first_weight
-from bobot.errors import NotFoundError
+from bobot.errors import GatewayError, NotFoundError
 from bobot.hub import resolve
 from bobot.hub.names import ggufs
+from bobot.server.failures import failure_of
 from bobot.server.library import Library, memory_bytes
 
 NAME = "org/tiny"
@@ -83,3 +85,15 @@ def test_memory_is_known_before_loading(client):
     client.loop.run_until_complete(opened.model.close())
     weight_bytes = memory_bytes(path) - token_bytes * model.max_model_len
     assert weight_bytes == pytest.approx(path.stat().st_size, rel=0.1)
+
+
+def test_hosted_model_is_served_by_name_and_takes_no_memory(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    source = Library().source("openai:gpt-4o")
+    assert (source.name, source.facts.owner, source.num_bytes()) == ("openai:gpt-4o", "openai", 0)
+    opened = asyncio.run(source.open())
+    assert opened.model.name == "openai:gpt-4o" and opened.tokenizer is None
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(GatewayError, match="OPENAI_API_KEY") as caught:
+        Library().source("openai:gpt-4o")
+    assert failure_of(caught.value).status == 502
