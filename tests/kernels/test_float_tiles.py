@@ -9,6 +9,7 @@ import torch
 from packed_blocks import random_rows, random_scales
 
 from bobot import kernels
+from bobot.quant.tiles import FLOAT_KERNELS
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
@@ -25,6 +26,10 @@ FORMATS = {
 EACH_FORMAT = pytest.mark.parametrize("name", FORMATS)
 
 Layout = tuple[str, str, int, int, int]
+
+
+def test_formats_of_floats_are_known_to_round_no_activations():
+    assert set(FORMATS) == FLOAT_KERNELS
 
 
 def packed(
