@@ -25,7 +25,7 @@ from bobot.engine.fused_layers import (
 )
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
-from bobot.quant.tiles import Activations, TileFormat, kernel_activations
+from bobot.quant.tiles import Activations, TileFormat, kernel_activations, takes_integers
 from bobot.quant.weight import QuantWeight
 
 MAX_TOKENS = 16
@@ -92,8 +92,10 @@ def _num_threads(layers: list[Arguments]) -> int:
 def _activations(model: Any, cache: KVCache) -> str:
     """What tiles are multiplied with; their own products see activations in the cache's dtype."""
     values = (value for module in model.modules() for value in vars(module).values())
-    formats = (value.format for value in values if isinstance(value, QuantWeight))
-    chosen: list[Activations] = [f.activations for f in formats if isinstance(f, TileFormat)]
+    found = [value for value in values if isinstance(value, QuantWeight) and takes_integers(value)]
+    chosen: list[Activations] = [
+        value.format.activations for value in found if isinstance(value.format, TileFormat)
+    ]
     return kernel_activations(cache.keys[0].dtype, chosen[0] if chosen else None)
 
 

@@ -28,6 +28,8 @@ W = TypeVar("W", bound=Weight)
 
 Activations = Literal["int8"] | None
 """What activations are rounded to; None: to nothing coarser than their dtype."""
+FLOAT_KERNELS = frozenset({"nf4", "fp4", "float8_e4m3fn", "bfloat16", "float16"})
+"""Formats whose codes are floats, as the activations they are multiplied with then are."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,16 @@ def weight_from_tiles(layout: TileLayout, tiles: Tensor) -> QuantWeight:
     return QuantWeight(tile_format(layout), {"tiles": tiles}, shape)
 
 
+def takes_integers(weight: Weight) -> bool:
+    """Whether these are tiles that meet activations of integers, if so chosen."""
+    if not isinstance(weight, QuantWeight) or not isinstance(weight.format, TileFormat):
+        return False
+    return weight.format.layout.kernel not in FLOAT_KERNELS
+
+
 def with_activations(weight: QuantWeight, activations: Activations) -> QuantWeight:
-    """The same tiles, multiplied with such activations."""
-    assert isinstance(weight.format, TileFormat)
+    """The same tiles, which take integers, multiplied with such activations."""
+    assert takes_integers(weight) and isinstance(weight.format, TileFormat)
     return replace(weight, format=tile_format(weight.format.layout, activations))
 
 

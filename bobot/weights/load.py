@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bobot.errors import UsageError
 from bobot.layers.linear import Embedding
-from bobot.quant.tiles import Activations, TileFormat, tiled, with_activations
+from bobot.quant.tiles import Activations, takes_integers, tiled, with_activations
 from bobot.quant.weight import QuantWeight, Weight
 from bobot.weights.source import DTYPES, ModelSource, model_dtype, open_model, split_name
 from bobot.weights.tile_cache import PlannedTiles, plan_tiles, tiles_of
@@ -158,13 +158,13 @@ def _with_activations(
     changed: dict[str, Weight] = {
         name: with_activations(weight, activations)
         for name, weight in state.items()
-        if isinstance(weight, QuantWeight) and isinstance(weight.format, TileFormat)
+        if isinstance(weight, QuantWeight) and takes_integers(weight)
     }
     if not changed:
         raise UsageError(
             "activations is int8, and no weight of this model has a product for it here.",
-            hint="It needs packed weights (such as Q4_0 or int4), the kernels and vector"
-            " instructions.",
+            hint="It needs weights packed as integers (such as Q4_0 or int4), the kernels and"
+            " vector instructions.",
         )
     return {**state, **changed}
 

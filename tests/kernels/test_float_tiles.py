@@ -10,6 +10,7 @@ from packed_blocks import random_rows, random_scales
 from test_tiles import EACH_ISA
 
 from bobot import kernels
+from bobot.quant.tiles import FLOAT_KERNELS
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
@@ -24,6 +25,10 @@ FORMATS = {
 EACH_FORMAT = pytest.mark.parametrize("name", FORMATS)
 
 Layout = tuple[str, str, int, int, int]
+
+
+def test_formats_of_floats_are_known_to_round_no_activations():
+    assert set(FORMATS) == FLOAT_KERNELS
 
 
 def packed(

@@ -15,7 +15,7 @@ namespace bobot {
 namespace {
 
 constexpr std::size_t kRunTiles = 8;
-constexpr std::size_t kFewBlocks = 2;  // up to so many, tiles are unpacked as they are multiplied
+constexpr std::size_t kFewBlocks = 4;  // up to so many, tiles are unpacked as they are multiplied
 constexpr std::size_t kBlocks = 16;    // of rows, whose sums stay in the cache with a run of tiles
 
 template <class FormOf, std::size_t kPanelsOf, std::size_t kRowsOf, ActivationType kTypeOf>
