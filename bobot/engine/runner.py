@@ -42,7 +42,7 @@ class Runner:
         If the model raises, nothing is committed: the same chunks can run again.
         """
         num_rows = sum(chunk.num_rows for chunk in chunks)
-        if self.fused is not None and num_rows <= self.fused.max_tokens:
+        if self.fused is not None and self.fused.takes(num_rows):
             return self.fused.run(chunks)
         batch = build_batch(chunks, self.cache)
         hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
