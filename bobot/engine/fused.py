@@ -1,4 +1,4 @@
-"""A step of a few tokens in one C++ call, from ids to logits.
+"""A step in one C++ call, from ids to logits.
 
 Decoding in torch is bound by the cost of its some 60 operations a layer where the model is small,
 and by its attention where the context is long. What is computed is models/llama.py, mixtral.py and
@@ -25,24 +25,27 @@ from bobot.engine.fused_layers import (
 )
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
+from bobot.ops.linear import tiles_beat_torch
 from bobot.quant.tiles import Activations, TileFormat, kernel_activations, takes_integers
 from bobot.quant.weight import QuantWeight
 
 MAX_TOKENS = 16
-"""For more tokens torch's products of whole matrices are faster."""
+"""For more tokens torch's products of whole matrices are faster, if a matrix is not tiles."""
 MAX_TOKENS_OF_TILES = 32
-"""The same where every matrix is tiles, whose products are as fast here as there."""
+"""The same where every matrix is tiles, on processors where torch multiplies faster than tiles."""
 BYTES_PER_THREAD = 1 << 15
-"""Of the weights of a layer: with less to do, threads lose more by waiting for each other."""
+"""Of the weights of a layer, once for each token: with less to do, threads lose more by waiting for
+each other."""
 
 
 class FusedDecoder:
-    """A model and its cache, for batches of at most `max_tokens` tokens."""
+    """A model and its cache, for batches of at most `max_tokens` tokens; None: of any size."""
 
     def __init__(self, model: Any, cache: KVCache, layers: list[Arguments]) -> None:
         decoder, spec = model.model, model.kv_specs()[0]
         self.vocab_size: int = model.config.vocab_size
-        self.max_tokens = MAX_TOKENS_OF_TILES if _has_only_tiles(layers) else MAX_TOKENS
+        self.max_tokens = _max_tokens(layers, cache.keys[0].dtype)
+        self.layer_bytes = _layer_bytes(layers)
         self.native = kernels.decoder(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
@@ -55,10 +58,12 @@ class FusedDecoder:
             lm_head=matrix(model.lm_head.weight),
             norm_D=floats(decoder.norm.weight),
             activations=_activations(model, cache),
-            num_threads=_num_threads(layers),
         )
         for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
             self.native.add_layer(keys=keys, values=values, **layer)
+
+    def takes(self, num_tokens: int) -> bool:
+        return self.max_tokens is None or num_tokens <= self.max_tokens
 
     def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
         """As Runner.run: logits (R, V) float32, and the chunks that have caught up."""
@@ -74,19 +79,22 @@ class FusedDecoder:
                 caught_up.append(chunk)
             num_rows += len(ids)
         logits_RV = torch.empty(len(rows), self.vocab_size, dtype=torch.float32, device="cpu")
-        self.native.step(tokens, rows, logits_RV.numpy())
+        self.native.step(tokens, rows, logits_RV.numpy(), self._num_threads(num_rows))
         return logits_RV, caught_up
 
+    def _num_threads(self, num_tokens: int) -> int:
+        """All, or one where a layer is too little work to share. Nothing between: OpenMP ends the
+        threads that it is not asked for, and torch would start them again.
+        """
+        num_threads = torch.get_num_threads()
+        is_enough = num_tokens * self.layer_bytes >= num_threads * BYTES_PER_THREAD
+        return num_threads if is_enough else 1
 
-def _num_threads(layers: list[Arguments]) -> int:
-    """All, or one where a layer is too little work to share. Nothing between: OpenMP ends the
-    threads that it is not asked for, and torch would start them again.
-    """
-    matrices = _matrices(layers)
-    arrays = [part for matrix in matrices for part in matrix if isinstance(part, Tensor)]
-    num_bytes = sum(array.nbytes for array in arrays) // len(layers)
-    num_threads = torch.get_num_threads()
-    return num_threads if num_bytes >= num_threads * BYTES_PER_THREAD else 1
+
+def _layer_bytes(layers: list[Arguments]) -> int:
+    """Of the matrices of a layer, on average."""
+    arrays = [part for matrix in _matrices(layers) for part in matrix if isinstance(part, Tensor)]
+    return sum(array.nbytes for array in arrays) // len(layers)
 
 
 def _activations(model: Any, cache: KVCache) -> str:
@@ -99,8 +107,10 @@ def _activations(model: Any, cache: KVCache) -> str:
     return kernel_activations(cache.keys[0].dtype, chosen[0] if chosen else None)
 
 
-def _has_only_tiles(layers: list[Arguments]) -> bool:
-    return all(len(matrix) == TILE_PARTS for matrix in _matrices(layers))
+def _max_tokens(layers: list[Arguments], dtype: torch.dtype) -> int | None:
+    if any(len(matrix) != TILE_PARTS for matrix in _matrices(layers)):
+        return MAX_TOKENS
+    return None if tiles_beat_torch(dtype) else MAX_TOKENS_OF_TILES
 
 
 def _matrices(layers: list[Arguments]) -> list[tuple[Any, ...]]:

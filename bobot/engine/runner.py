@@ -44,7 +44,7 @@ class Runner:
         """
         num_rows = sum(chunk.num_rows for chunk in chunks)
         has_readers = any(map(wanted_rows, chunks))
-        if self.fused is not None and num_rows <= self.fused.max_tokens and not has_readers:
+        if self.fused is not None and self.fused.takes(num_rows) and not has_readers:
             return self.fused.run(chunks)
         batch = build_batch(chunks, self.cache)
         hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)

@@ -259,10 +259,9 @@ def decoder(
     lm_head: Matrix,
     norm_D: Array,
     activations: str,
-    num_threads: int,
     force: str | None = None,
 ) -> Any:
-    """A model that computes a few tokens in one call, from ids to logits: what models/llama.py,
+    """A model that computes a step in one call, from ids to logits: what models/llama.py,
     mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
 
     Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and
@@ -276,7 +275,7 @@ def decoder(
             num_experts one behind the other; without `up`, rows 2i of gate are the gate's and rows
             2i + 1 those of up. A network is
             down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at limit.
-        step(chunks, rows, logits_RV)
+        step(chunks, rows, logits_RV, num_threads)
             chunks: (first position, ids, block table) of tokens that follow each other in one
             sequence; position p lies in slot table[p // block_size] * block_size + p % block_size.
             `rows` counts through the tokens of all chunks and says whose logits are written.
@@ -296,7 +295,6 @@ def decoder(
         lm_head,
         norm_D,
         activations,
-        num_threads,
         force or isa(),
     )
 

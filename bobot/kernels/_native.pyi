@@ -40,7 +40,6 @@ class Decoder:
         lm_head: tuple[Any, ...],
         norm: Any,
         activations: str,
-        num_threads: int,
         isa: str,
     ) -> None: ...
     def add_layer(
@@ -69,7 +68,11 @@ class Decoder:
         up_offset: float,
     ) -> None: ...
     def step(
-        self, chunks: list[tuple[int, list[int], list[int]]], rows: list[int], logits: Any
+        self,
+        chunks: list[tuple[int, list[int], list[int]]],
+        rows: list[int],
+        logits: Any,
+        num_threads: int,
     ) -> None: ...
 
 def sample(

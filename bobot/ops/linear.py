@@ -58,10 +58,15 @@ def _takes_kernel(x_TD: Tensor, weight_FD: Weight) -> bool:
     form = weight_FD.format
     if not isinstance(form, TileFormat):
         return False
+    return form.activations == "int8" or tiles_beat_torch(x_TD.dtype)
+
+
+def tiles_beat_torch(dtype: torch.dtype) -> bool:
+    """Whether products of many rows by tiles are faster here than torch's by widened weights."""
     isa = kernels.isa()
-    if isa in ("amx", kernels.EMULATED_AMX) or form.activations == "int8":
+    if isa in ("amx", kernels.EMULATED_AMX):
         return True
-    return isa == "avx512vnni" and not (x_TD.dtype == torch.bfloat16 and has_amx())
+    return isa == "avx512vnni" and not (dtype == torch.bfloat16 and has_amx())
 
 
 def _product(x_TD: Tensor, weight_FD: Weight) -> Tensor | None:

@@ -34,6 +34,8 @@ VERSION = 1
 PAGE_BYTES = 4096
 SMALL_BYTES = 256 << 20
 """Up to here tiles are made again at each load: that takes a fraction of a second."""
+MIN_OUTPUTS = 512
+"""Of a plain matrix: more than a router has experts."""
 ROOM_BYTES = 2 << 30
 """Stays free on the disk."""
 
@@ -91,13 +93,15 @@ def plan_tiles(source: ModelSource) -> dict[str, PlannedTiles]:
 
 
 def _may_be_tiles(source: ModelSource, name: str, sample: Weight) -> bool:
-    """A packed weight, or the plain one of 16 bits of a linear layer."""
+    """A packed weight, or the plain one of 16 bits of a linear layer. Not that of a router: it reads
+    what experts read too, who want their own form of it.
+    """
     if isinstance(sample, QuantWeight):
         return True
     template, _ = split_name(name)
     owner = source.model.get_submodule(name.rpartition(".")[0])
     is_float32 = template in getattr(source.model, "float32_parameters", ())
-    is_linear = type(owner) is Linear and sample.ndim == 2
+    is_linear = type(owner) is Linear and sample.ndim == 2 and len(sample) >= MIN_OUTPUTS
     return is_linear and sample.dtype in HALF_DTYPES and not is_float32 and not has_amx()
 
 

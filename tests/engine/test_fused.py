@@ -98,11 +98,10 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same(
     isa: str, num_threads: int, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BOBOT_ISA", isa)
-    monkeypatch.setattr(fused, "_num_threads", lambda layers: num_threads)
     for dtype, limit in [(torch.float32, 2e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]:
         made = in_dtype(filled(FAMILIES[family](attention_bias=family != "mixtral")), dtype)
         found, exact = (
-            by_decoder(made, SEQUENCES),
+            by_decoder(made, SEQUENCES, num_threads=num_threads),
             by_module(in_dtype(made, torch.float32), SEQUENCES),
         )
         error = float(errors(found, exact).quantile(0.9))
@@ -136,10 +135,10 @@ def test_tiles_of_odd_shapes_give_the_same_everywhere(
     isa: str, num_threads: int, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BOBOT_ISA", isa)
-    monkeypatch.setattr(fused, "_num_threads", lambda layers: num_threads)
     changes = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8}
     made = filled(FAMILIES[family](intermediate_size=160, **changes), "Q8_0", is_tiled=True)
-    difference = worst(by_decoder(made, SEQUENCES), by_module(made, SEQUENCES))
+    found = by_decoder(made, SEQUENCES, num_threads=num_threads)
+    difference = worst(found, by_module(made, SEQUENCES))
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
 
 
@@ -150,6 +149,8 @@ def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> 
     """Most tokens agree as closely as floats do; in some a last bit makes a code another one, an
     error such as 8 bits have anyway.
     """
+    if kernels.isa() in ("amx", kernels.EMULATED_AMX):
+        pytest.skip("rows for a matrix unit are rounded to bfloat16 instead")
     made = filled(FAMILIES[family](), packing, is_tiled=True, activations="int8")
     found, by_products = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
     exact = by_module(filled(FAMILIES[family](), packing, is_tiled=True), SEQUENCES)
@@ -254,7 +255,7 @@ def test_a_step_outside_the_cache_or_the_vocabulary_is_refused(
     )
     assert decoder is not None
     with pytest.raises(ValueError):
-        decoder.native.step(chunks, rows, torch.zeros(len(rows), 61).numpy())
+        decoder.native.step(chunks, rows, torch.zeros(len(rows), 61).numpy(), 1)
 
 
 def test_logits_of_another_shape_are_refused() -> None:
@@ -265,8 +266,8 @@ def test_logits_of_another_shape_are_refused() -> None:
     assert decoder is not None
     for shape in [(1, 60), (2, 61), (0, 61)]:
         with pytest.raises(ValueError):
-            decoder.native.step([(0, [1], [0])], [0], torch.zeros(shape).numpy())
-    decoder.native.step([(0, [1], [0])], [], torch.zeros(0, 61).numpy())
+            decoder.native.step([(0, [1], [0])], [0], torch.zeros(shape).numpy(), 1)
+    decoder.native.step([(0, [1], [0])], [], torch.zeros(0, 61).numpy(), 1)
 
 
 CACHES = {
@@ -296,7 +297,7 @@ def test_angles_of_far_positions_are_those_of_the_model(rope: RopeParameters) ->
     decoder = fused.fused_decoder(made, cache)
     assert decoder is not None
     logits_RV = torch.empty(3, 61)
-    decoder.native.step([(first, [5, 6, 7], [0])], [0, 1, 2], logits_RV.numpy())
+    decoder.native.step([(first, [5, 6, 7], [0])], [0, 1, 2], logits_RV.numpy(), 1)
     hidden_TD = made(torch.tensor([5, 6, 7]), first + torch.arange(3), PackedAttention())
     difference = worst([logits_RV[1:]], [made.logits(hidden_TD)[1:]])
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"

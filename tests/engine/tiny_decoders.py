@@ -156,10 +156,15 @@ def by_module(model: Any, sequences: list[list[int]]) -> list[Tensor]:
 
 
 def by_decoder(
-    model: Any, sequences: list[list[int]], *, most: int | None = None, block_size: int = 4
+    model: Any,
+    sequences: list[list[int]],
+    *,
+    most: int = 16,
+    block_size: int = 4,
+    num_threads: int = 1,
 ) -> list[Tensor]:
-    """The same in steps of at most `most` tokens (None: as many as the decoder takes) from any of
-    the sequences, whose blocks lie scattered in the cache.
+    """The same in steps of at most `most` tokens from any of the sequences, whose blocks lie
+    scattered in the cache.
     """
     draw = random.Random(7)
     num_blocks = sum(-(-len(ids) // block_size) for ids in sequences) + 3
@@ -171,7 +176,7 @@ def by_decoder(
     tables = [[free.pop() for _ in range(-(-len(ids) // block_size))] for ids in sequences]
     results: list[list[Tensor]] = [[] for _ in sequences]
     while any(len(result) < len(ids) for result, ids in zip(results, sequences, strict=True)):
-        chunks, owners, room = [], [], draw.randint(1, most or fused.max_tokens)
+        chunks, owners, room = [], [], draw.randint(1, most)
         for n, ids in draw.sample(list(enumerate(sequences)), len(sequences)):
             first = len(results[n])
             count = min(draw.randint(0, room), len(ids) - first)
@@ -182,7 +187,7 @@ def by_decoder(
         # Rows of logits in another order than the tokens.
         rows = draw.sample(range(len(owners)), len(owners))
         logits_RV = torch.full((len(rows), fused.vocab_size), float("nan"))
-        fused.native.step(chunks, rows, logits_RV.numpy())
+        fused.native.step(chunks, rows, logits_RV.numpy(), num_threads)
         for row, owner in enumerate(owners):
             results[owner].append(logits_RV[rows.index(row)])
     return [torch.stack(result) for result in results]

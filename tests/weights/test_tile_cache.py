@@ -128,6 +128,7 @@ def test_layers_of_16_bits_beside_packed_ones_are_tiles_too(file, tmp_path, monk
     values.
     """
     without_amx(monkeypatch)
+    monkeypatch.setattr(tile_cache, "MIN_OUTPUTS", 16)
     path = tmp_path / "gpt_oss"
     path.mkdir()
     tiny_gpt_oss.write_hf(path)

@@ -34,7 +34,7 @@ public:
     Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim,
             std::size_t block_size, double eps, const Floats& frequencies, double rope_factor,
             const nb::tuple& embedding, const nb::tuple& lm_head, const Floats& norm,
-            const std::string& activations, int num_threads, const std::string& isa)
+            const std::string& activations, const std::string& isa)
         : kernels_(kernels_of(isa)) {
         plan_.hidden_size = norm.size();
         plan_.num_heads = num_heads;
@@ -44,11 +44,10 @@ public:
         plan_.eps = static_cast<float>(eps);
         plan_.rope_factor = static_cast<float>(rope_factor);
         plan_.norm = floats(norm, norm.size());
-        plan_.num_threads = num_threads;
         plan_.activations = activation_type(activations);
         require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
-                    head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1 && num_threads >= 1,
-                "heads, blocks or threads do not fit together");
+                    head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1,
+                "heads or blocks do not fit together");
         plan_.frequencies = floats(frequencies, head_dim / 2);
         plan_.embedding = matrix(embedding);
         plan_.lm_head = matrix(lm_head);
@@ -105,7 +104,7 @@ public:
     }
 
     void step(const std::vector<Chunk>& chunks, const Numbers& logit_rows,
-              const Matrix<float>& logits) const {
+              const Matrix<float>& logits, int num_threads) const {
         Numbers ids, positions;
         std::vector<const std::int64_t*> tables;
         std::vector<Numbers> starts;
@@ -128,18 +127,19 @@ public:
                     logits.shape(1) == plan_.vocab_size,
                 "logits are not (chosen rows, vocabulary)");
         require(!layers_.empty(), "the decoder has no layers");
+        require(num_threads >= 1 && num_threads <= 4096, "num_threads is below 1 or above 4096");
         if (ids.empty()) return;
         std::deque<AttentionSchedule> schedules;
         std::vector<const AttentionPlan*> attentions;
         for (const std::size_t window : windows_) {
             const AttentionShape shape{plan_.num_heads, plan_.num_kv_heads, plan_.head_dim,
                                        plan_.head_dim, window};
-            schedules.emplace_back(shape, plan_.block_size, spans, plan_.num_threads);
+            schedules.emplace_back(shape, plan_.block_size, spans, num_threads);
             attentions.push_back(&schedules.back().plan());
         }
         const DecoderStep step{ids.size(),        ids.data(),        positions.data(),
                                tables.data(),     attentions.data(), logit_rows.size(),
-                               logit_rows.data(), logits.data()};
+                               logit_rows.data(), logits.data(),    num_threads};
         nb::gil_scoped_release unlocked;
         if (!kernels_.decode(plan_, step)) throw std::bad_alloc();
     }
@@ -264,16 +264,17 @@ void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder")
         .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
                       double, const nb::tuple&, const nb::tuple&, const Floats&,
-                      const std::string&, int, const std::string&>(),
+                      const std::string&, const std::string&>(),
              "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "eps"_a,
              "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "lm_head"_a,
-             "norm"_a.noconvert(), "activations"_a, "num_threads"_a, "isa"_a)
+             "norm"_a.noconvert(), "activations"_a, "isa"_a)
         .def("add_layer", &Decoder::add_layer, nb::kw_only(), "attention_norm"_a.noconvert(),
              "mlp_norm"_a.noconvert(), "q"_a, "k"_a, "v"_a, "o"_a, "sinks"_a.noconvert().none(),
              "window"_a, "scale"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
              "router"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "num_experts"_a,
              "num_active"_a, "alpha"_a, "limit"_a, "up_offset"_a)
-        .def("step", &Decoder::step, "chunks"_a, "rows"_a, "logits"_a.noconvert());
+        .def("step", &Decoder::step, "chunks"_a, "rows"_a, "logits"_a.noconvert(),
+             "num_threads"_a);
 }
 
 }  // namespace bobot

@@ -1,4 +1,4 @@
-// One step of a model's whole decoder for a few tokens, from ids to logits: plain data, filled and
+// One step of a model's whole decoder, from ids to logits: plain data, filled and
 // checked in bind_decoder.cpp, computed in decoder_loops.h. What it computes is bobot/models:
 // llama.py, mixtral.py and gpt_oss.py.
 #pragma once
@@ -23,6 +23,10 @@ struct DecoderMlp {
     DecoderLinear gate, up, down;
     bool is_interleaved;
     float alpha, limit, up_offset;
+
+    // The forms in which the inner matrices take their inputs.
+    bool reads_tiles() const { return gate.weight.tiles.data || up.weight.tiles.data; }
+    bool reads_rows() const { return gate.weight.rows.values || up.weight.rows.values; }
 };
 
 struct DecoderLayer {
@@ -43,7 +47,6 @@ struct DecoderPlan {
     Number cache_number;
     const DecoderLayer* layers;
     std::size_t num_layers;
-    int num_threads;
     ActivationType activations;  // what tiles are multiplied with
 };
 
@@ -57,6 +60,7 @@ struct DecoderStep {
     std::size_t num_logits;
     const std::int64_t* logit_rows;
     float* logits;  // (num_logits, vocab_size)
+    int num_threads;
 };
 
 namespace {

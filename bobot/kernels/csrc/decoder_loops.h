@@ -1,17 +1,11 @@
-// The step of decoder.h over a `Simd` type (packed_loops.h). Threads share the outputs of every
-// matrix and the heads of attention, and wait for each other where one needs what all have written:
-// five times a layer, six with a router. What is small, such as norms and the choice of experts,
-// each computes for itself. Everything but the cache is float32.
+// The step of decoder.h over a `Simd` type (packed_loops.h): phases whose tasks a team of threads
+// shares (team.h). Everything but the cache is float32, and a product's inputs are what tiles take.
 #pragma once
 
 #include <stdlib.h>
 
 #include "attention_loops.h"
 #include "decoder_mlp.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace bobot {
 namespace {
@@ -31,21 +25,22 @@ inline Share inside(const Share& whole, std::size_t first, std::size_t count) {
     return {from - first, to - first};
 }
 
-inline void rotate_heads(const SharedBuffers& shared, std::size_t rows, std::size_t num_heads,
-                         std::size_t h, std::size_t stride, float* heads) {
-    for (std::size_t m = 0; m < rows; ++m)
+inline void rotate_heads(const SharedBuffers& shared, std::size_t first, std::size_t count,
+                         std::size_t num_heads, std::size_t h, float* heads, std::size_t stride) {
+    for (std::size_t m = 0; m < count; ++m)
         for (std::size_t head = 0; head < num_heads; ++head)
-            rotate(heads + m * stride + head * h, shared.cos + m * (h / 2),
-                   shared.sin + m * (h / 2), h / 2);
+            rotate(heads + m * stride + head * h, shared.cos + (first + m) * (h / 2),
+                   shared.sin + (first + m) * (h / 2), h / 2);
 }
 
 template <class Cell>
-void write_cache(const DecoderPlan& plan, const DecoderStep& step, const Share& heads,
-                 const float* from, std::size_t stride, void* cache) {
+void write_cache(const DecoderPlan& plan, const DecoderStep& step, std::size_t first,
+                 std::size_t count, const Share& heads, const float* from, std::size_t stride,
+                 void* cache) {
     const std::size_t h = plan.head_dim;
-    for (std::size_t m = 0; m < step.num_rows; ++m) {
-        const std::size_t slot =
-            slot_of(plan, step.tables[m], static_cast<std::size_t>(step.positions[m]));
+    for (std::size_t m = 0; m < count; ++m) {
+        const std::size_t slot = slot_of(plan, step.tables[first + m],
+                                         static_cast<std::size_t>(step.positions[first + m]));
         auto* to = static_cast<typename Cell::Stored*>(cache) +
                    (slot * plan.num_kv_heads + heads.first) * h;
         for (std::size_t i = 0; i < heads.size() * h; ++i)
@@ -53,36 +48,47 @@ void write_cache(const DecoderPlan& plan, const DecoderStep& step, const Share& 
     }
 }
 
-// Queries of all rows into shared.qkv, keys and values into the cache too: a thread's share is of
-// whole heads, which it can therefore rotate and store at once.
+// Queries of all rows into shared.qkv, keys and values into the cache too: a task is of whole
+// heads, which it can therefore rotate and store at once.
 template <class Simd, class Cell>
 void project(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
-             Inputs& normed, SharedBuffers& shared, ThreadBuffers& own, int thread,
-             int num_threads) {
-    const std::size_t h = plan.head_dim, unit = heads_per_share(h), rows = step.num_rows;
+             const Inputs& normed, const SharedBuffers& shared, const ThreadBuffers& own,
+             const Share& units) {
+    const std::size_t h = plan.head_dim, unit = heads_per_share(h);
     const std::size_t num_q = plan.num_heads, num_kv = plan.num_kv_heads;
     const std::size_t stride = (num_q + 2 * num_kv) * h;
-    // Counted in whole units, so that each of the three begins at one.
     const std::size_t q_units = (num_q + unit - 1) / unit, kv_units = (num_kv + unit - 1) / unit;
-    const Share units = share_of(q_units + 2 * kv_units, 1, thread, num_threads);
+    // Calls then(first row, count, heads, their numbers) behind the product of each run of rows.
     const auto part = [&](const DecoderLinear& linear, std::size_t first_unit,
-                          std::size_t num_units, std::size_t num_heads, float* out) {
+                          std::size_t num_units, std::size_t num_heads, std::size_t place,
+                          const auto& then) {
         const Share mine = inside(units, first_unit, num_units);
         const std::size_t end = mine.end * unit < num_heads ? mine.end * unit : num_heads;
         const Share heads{mine.first * unit < end ? mine.first * unit : end, end};
         const Share outputs{heads.first * h, heads.end * h};
-        product<Simd>(linear.weight, normed, outputs, out, stride, own.row_scales);
-        add_bias(linear.bias, rows, outputs, stride, out);
-        return heads;
+        if (heads.size() == 0) return;
+        for_chunks(step.num_rows, [&](std::size_t first, std::size_t count) {
+            float* out = shared.qkv + first * stride + (place + heads.first) * h;
+            product<Simd>(linear.weight, normed, first, count, outputs, out, stride,
+                          own.row_scales);
+            add_bias(linear.bias, count, outputs, out, stride);
+            then(first, count, heads, out);
+        });
     };
-    float *q = shared.qkv, *k = q + num_q * h, *v = k + num_kv * h;
-    const Share q_heads = part(layer.q, 0, q_units, num_q, q);
-    rotate_heads(shared, rows, q_heads.size(), h, stride, q + q_heads.first * h);
-    const Share k_heads = part(layer.k, q_units, kv_units, num_kv, k);
-    rotate_heads(shared, rows, k_heads.size(), h, stride, k + k_heads.first * h);
-    write_cache<Cell>(plan, step, k_heads, k + k_heads.first * h, stride, layer.keys);
-    const Share v_heads = part(layer.v, q_units + kv_units, kv_units, num_kv, v);
-    write_cache<Cell>(plan, step, v_heads, v + v_heads.first * h, stride, layer.values);
+    const auto rotated = [&](std::size_t first, std::size_t count, const Share& heads,
+                             float* out) {
+        rotate_heads(shared, first, count, heads.size(), h, out, stride);
+    };
+    part(layer.q, 0, q_units, num_q, 0, rotated);
+    part(layer.k, q_units, kv_units, num_kv, num_q,
+         [&](std::size_t first, std::size_t count, const Share& heads, float* out) {
+             rotated(first, count, heads, out);
+             write_cache<Cell>(plan, step, first, count, heads, out, stride, layer.keys);
+         });
+    part(layer.v, q_units + kv_units, kv_units, num_kv, num_q + num_kv,
+         [&](std::size_t first, std::size_t count, const Share& heads, float* out) {
+             write_cache<Cell>(plan, step, first, count, heads, out, stride, layer.values);
+         });
 }
 
 inline AttentionInput attention_of(const DecoderPlan& plan, const DecoderLayer& layer,
@@ -101,55 +107,96 @@ inline AttentionInput attention_of(const DecoderPlan& plan, const DecoderLayer& 
     return in;
 }
 
+// x_RD += the attention of the normed rows.
 template <class Simd, class Cell>
-void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
-                  SharedBuffers& shared, ThreadBuffers& own, int thread, int num_threads) {
-    const std::size_t rows = step.num_rows, d = plan.hidden_size, h = plan.head_dim;
-    for (std::size_t m = 0; m < rows; ++m)
-        rms_norm<Simd>(shared.x_RD + m * d, layer.attention_norm, d, plan.eps,
-                       own.normed_RD + m * d);
-    Inputs normed{own.normed_RD, rows, d, own.tiled, plan.activations};
-    project<Simd, Cell>(plan, layer, step, normed, shared, own, thread, num_threads);
-#pragma omp barrier
-    attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared), thread,
-                      num_threads);
-#pragma omp barrier
-    const Share outputs = share_of(d, kPanel, thread, num_threads);
-    Inputs mixed{shared.mixed, rows, plan.num_heads * h, own.tiled, plan.activations};
-    product<Simd>(layer.o.weight, mixed, outputs, own.sums, d, own.row_scales);
-    add_bias(layer.o.bias, rows, outputs, d, own.sums);
-    for (std::size_t m = 0; m < rows; ++m)
-        for (std::size_t n = outputs.first; n < outputs.end; ++n)
-            shared.x_RD[m * d + n] += own.sums[m * d + n];
-#pragma omp barrier
-    for (std::size_t m = 0; m < rows; ++m)
-        rms_norm<Simd>(shared.x_RD + m * d, layer.mlp_norm, d, plan.eps, own.normed_RD + m * d);
-    normed.is_ready = false;
-    mlp_of_rows<Simd>(plan, layer.mlp, normed, shared, own, thread, num_threads);
-#pragma omp barrier
+void attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
+                       const Inputs& normed, const SharedBuffers& shared, const ThreadBuffers& own,
+                       Team& team) {
+    const std::size_t d = plan.hidden_size, h = plan.head_dim, unit = heads_per_share(h);
+    // Counted in whole units, so that each of queries, keys and values begins at one.
+    const std::size_t units = (plan.num_heads + unit - 1) / unit +
+                              2 * ((plan.num_kv_heads + unit - 1) / unit);
+    const std::size_t parts =
+        num_column_tasks(step, units, 1, unit * h * bytes_of_output(layer.q.weight));
+    team.run(parts, [&](std::size_t task) {
+        project<Simd, Cell>(plan, layer, step, normed, shared, own,
+                            share_of(units, 1, task, parts));
+    });
+    attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared),
+                      team.thread, team.num_threads);
+    team.wait();
+    const Readers readers(plan.activations, {&layer.o.weight});
+    const Inputs mixed = shared_inputs<Simd>(readers, shared, shared.mixed, step.num_rows,
+                                             plan.num_heads * h);
+    if (readers.has_tiles)
+        team.run(mixed.tiled.num_blocks, [&](std::size_t b) {
+            fill_activations<Simd>(shared.mixed, mixed.tiled, b, b + 1);
+        });
+    const std::size_t outputs = num_column_tasks(step, d, kPanel, bytes_of_output(layer.o.weight));
+    team.run(outputs, [&](std::size_t task) {
+        add_linear<Simd>(plan, layer.o, 0, mixed, {nullptr, nullptr},
+                         share_of(d, kPanel, task, outputs), shared, own);
+    });
 }
 
-// What one of several threads does of a step.
 template <class Simd, class Cell>
-void decode_share(const DecoderPlan& plan, const DecoderStep& step, SharedBuffers& shared,
-                  ThreadBuffers& own, int thread, int num_threads) {
+void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
+                  SharedBuffers& shared, const ThreadBuffers& own, Team& team) {
+    const Readers of_attention(plan.activations, {&layer.q.weight, &layer.k.weight, &layer.v.weight});
+    const Inputs normed =
+        normalize<Simd>(plan, step, layer.attention_norm, of_attention, shared, team);
+    attention_of_rows<Simd, Cell>(plan, layer, step, normed, shared, own, team);
+    const DecoderMlp& mlp = layer.mlp;
+    const Readers of_mlp(plan.activations, {&mlp.router.weight, &mlp.gate.weight, &mlp.up.weight});
+    const Inputs again = normalize<Simd>(plan, step, layer.mlp_norm, of_mlp, shared, team);
+    mlp_of_rows<Simd>(plan, step, mlp, again, shared, own, team);
+}
+
+template <class Simd>
+void embed(const DecoderPlan& plan, const DecoderStep& step, const SharedBuffers& shared,
+           const ThreadBuffers& own, Team& team) {
     const std::size_t d = plan.hidden_size, half = plan.head_dim / 2;
-    const Share rows = share_of(step.num_rows, 1, thread, num_threads);
-    for (std::size_t m = rows.first; m < rows.end; ++m) {
+    team.run(step.num_rows, [&](std::size_t m) {
         row_of<Simd>(plan.embedding, static_cast<std::size_t>(step.ids[m]), own.sums,
                      own.row_scales, shared.x_RD + m * d);
         rotation(step.positions[m], plan.frequencies, half, plan.rope_factor,
                  shared.cos + m * half, shared.sin + m * half);
-    }
-#pragma omp barrier
+    });
+}
+
+// The logits of the rows that were asked for.
+template <class Simd>
+void score(const DecoderPlan& plan, const DecoderStep& step, const SharedBuffers& shared,
+           const ThreadBuffers& own, Team& team) {
+    const std::size_t d = plan.hidden_size, rows = step.num_logits;
+    const Readers readers(plan.activations, {&plan.lm_head});
+    const Inputs last = shared_inputs<Simd>(readers, shared, shared.normed_RD, rows, d);
+    const std::size_t size = block_rows<Simd>(rows, readers.type);
+    team.run((rows + size - 1) / size, [&](std::size_t b) {
+        for (std::size_t r = b * size; r < (b + 1) * size && r < rows; ++r)
+            rms_norm<Simd>(shared.x_RD + static_cast<std::size_t>(step.logit_rows[r]) * d,
+                           plan.norm, d, plan.eps, shared.normed_RD + r * d);
+        if (readers.has_tiles) fill_activations<Simd>(shared.normed_RD, last.tiled, b, b + 1);
+    });
+    const std::size_t parts =
+        num_column_tasks(step, plan.vocab_size, kPanel, bytes_of_output(plan.lm_head));
+    team.run(parts, [&](std::size_t task) {
+        const Share share = share_of(plan.vocab_size, kPanel, task, parts);
+        for_chunks(rows, [&](std::size_t first, std::size_t count) {
+            product<Simd>(plan.lm_head, last, first, count, share,
+                          step.logits + first * plan.vocab_size + share.first, plan.vocab_size,
+                          own.row_scales);
+        });
+    });
+}
+
+template <class Simd, class Cell>
+void decode_all(const DecoderPlan& plan, const DecoderStep& step, SharedBuffers& shared,
+                const ThreadBuffers& own, Team& team) {
+    embed<Simd>(plan, step, shared, own, team);
     for (std::size_t i = 0; i < plan.num_layers; ++i)
-        decode_layer<Simd, Cell>(plan, plan.layers[i], step, shared, own, thread, num_threads);
-    for (std::size_t r = 0; r < step.num_logits; ++r)
-        rms_norm<Simd>(shared.x_RD + static_cast<std::size_t>(step.logit_rows[r]) * d, plan.norm, d,
-                       plan.eps, own.normed_RD + r * d);
-    Inputs last{own.normed_RD, step.num_logits, d, own.tiled, plan.activations};
-    product<Simd>(plan.lm_head, last, share_of(plan.vocab_size, kPanel, thread, num_threads),
-                  step.logits, plan.vocab_size, own.row_scales);
+        decode_layer<Simd, Cell>(plan, plan.layers[i], step, shared, own, team);
+    if (step.num_logits > 0) score<Simd>(plan, step, shared, own, team);
 }
 
 // False if there is no memory to work in.
@@ -158,25 +205,23 @@ bool decode(const DecoderPlan& plan, const DecoderStep& step) {
     SharedBuffers shared;
     Arena counting{nullptr};
     cut<Simd>(plan, step, counting, shared, nullptr);
-    const std::size_t thread_bytes = (sizeof(ThreadBuffers) * plan.num_threads + 63) / 64 * 64;
+    const std::size_t thread_bytes = aligned(sizeof(ThreadBuffers) * step.num_threads);
     void* memory = aligned_alloc(64, thread_bytes + sizeof(float) * counting.used);
     if (!memory) return false;
     auto* threads = static_cast<ThreadBuffers*>(memory);
     Arena arena{reinterpret_cast<float*>(static_cast<char*>(memory) + thread_bytes)};
     cut<Simd>(plan, step, arena, shared, threads);
-#pragma omp parallel num_threads(plan.num_threads)
+    *shared.counters = {};
+    const auto run = plan.cache_number == Number::float32    ? decode_all<Simd, Float32Cell<Simd>>
+                     : plan.cache_number == Number::bfloat16 ? decode_all<Simd, Bfloat16Cell<Simd>>
+                                                             : decode_all<Simd, Float16Cell<Simd>>;
+#pragma omp parallel num_threads(step.num_threads)
     {
-        int thread = 0, num_threads = 1;
+        Team team{0, 1, shared.counters};
 #ifdef _OPENMP
-        thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
+        team.thread = omp_get_thread_num(), team.num_threads = omp_get_num_threads();
 #endif
-        ThreadBuffers& own = threads[thread];
-        if (plan.cache_number == Number::float32)
-            decode_share<Simd, Float32Cell<Simd>>(plan, step, shared, own, thread, num_threads);
-        else if (plan.cache_number == Number::bfloat16)
-            decode_share<Simd, Bfloat16Cell<Simd>>(plan, step, shared, own, thread, num_threads);
-        else
-            decode_share<Simd, Float16Cell<Simd>>(plan, step, shared, own, thread, num_threads);
+        run(plan, step, shared, threads[team.thread], team);
     }
     free(memory);
     return true;

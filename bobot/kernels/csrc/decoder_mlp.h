@@ -1,57 +1,11 @@
 // The gated networks of a decoder's layer: one for every row, or the experts that each row chose.
 #pragma once
 
-#include "decoder_buffers.h"
-#include "float_loops.h"
+#include "decoder_linear.h"
+#include "decoder_routing.h"
 
 namespace bobot {
 namespace {
-
-// out[m] += bias, for the outputs of a share.
-inline void add_bias(const float* bias, std::size_t rows, const Share& share, std::size_t stride,
-                     float* out) {
-    if (!bias) return;
-    for (std::size_t m = 0; m < rows; ++m)
-        for (std::size_t n = share.first; n < share.end; ++n) out[m * stride + n] += bias[n];
-}
-
-// The experts of each row: the highest logits, the first of equal ones, weighted by the softmax
-// over those alone. Pair p, for starts[e] <= p < starts[e + 1], is a row that chose expert e;
-// its number is in rows[p], its weight in weights[p]. Without a router every row passes the one
-// network.
-inline void route(const DecoderMlp& mlp, std::size_t num_rows, const float* logits_RE,
-                  ThreadBuffers& own) {
-    const std::size_t num_experts = mlp.num_experts, num_active = mlp.num_active;
-    for (std::size_t e = 0; e <= num_experts; ++e) own.starts[e] = 0;
-    for (std::size_t m = 0; m < num_rows; ++m) {
-        std::size_t* chosen = own.experts + m * num_active;
-        float* weights = own.expert_weights + m * num_active;
-        const float* logits = logits_RE + m * num_experts;
-        for (std::size_t a = 0; a < num_active; ++a) {
-            std::size_t best = num_experts;
-            for (std::size_t e = 0; e < num_experts; ++e) {
-                bool is_taken = false;
-                for (std::size_t b = 0; b < a; ++b) is_taken |= chosen[b] == e;
-                if (!is_taken && (best == num_experts || logits[e] > logits[best])) best = e;
-            }
-            chosen[a] = best;
-            weights[a] = num_experts == 1 ? 1.0f : logits[best];
-            ++own.starts[best + 1];
-        }
-        if (num_experts == 1) continue;
-        const float total = exponentials(weights, num_active, weights[0]);
-        for (std::size_t a = 0; a < num_active; ++a) weights[a] /= total;
-    }
-    for (std::size_t e = 0; e < num_experts; ++e) own.starts[e + 1] += own.starts[e];
-    for (std::size_t i = num_rows * num_active; i-- > 0;) {
-        // From the last to the first: starts[e + 1] moves down to where expert e begins.
-        const std::size_t p = --own.starts[own.experts[i] + 1];
-        own.rows[p] = i / num_active;
-        own.weights[p] = own.expert_weights[i];
-    }
-    for (std::size_t e = 0; e < num_experts; ++e) own.starts[e] = own.starts[e + 1];
-    own.starts[num_experts] = num_rows * num_active;
-}
 
 // out = gate * sigmoid(alpha * gate) * (up + up_offset), of `count` numbers that lie kStep apart.
 template <std::size_t kStep>
@@ -66,76 +20,187 @@ void gated(const DecoderMlp& mlp, const float* gates, const float* ups, std::siz
     }
 }
 
-// One expert's inner layer for its rows: one thread's share of the outputs.
-template <class Simd>
-void inner_of_expert(const DecoderMlp& mlp, std::size_t expert, Inputs& x, const Share& share,
-                     float* hidden_RF, ThreadBuffers& own) {
-    const std::size_t f = mlp.intermediate_size, each = mlp.is_interleaved ? 2 : 1;
-    const Share outputs{each * share.first, each * share.end};
-    const auto part = [&](const DecoderLinear& linear, float* sums) {
-        product<Simd>(matrix_of(linear.weight, expert), x, outputs, sums, 2 * f, own.row_scales);
-        add_bias(linear.bias ? linear.bias + each * expert * f : nullptr, x.num_rows, outputs,
-                 2 * f, sums);
-    };
-    part(mlp.gate, own.sums);
-    if (!mlp.is_interleaved) part(mlp.up, own.sums + f);
-    for (std::size_t m = 0; m < x.num_rows; ++m) {
-        const float* sums = own.sums + m * 2 * f + outputs.first;
-        float* out = hidden_RF + m * f + share.first;
-        if (mlp.is_interleaved)
-            gated<2>(mlp, sums, sums + 1, share.size(), out);
-        else
-            gated<1>(mlp, sums, sums + f, share.size(), out);
-    }
-}
+// What one expert computes: its inputs and its hidden values in the form that its weights take.
+struct Expert {
+    std::size_t index;
+    Inputs x, hidden;
+    Rows rows;
+};
 
-// The rows of x that chose an expert: x itself where all did.
-inline Inputs rows_of_expert(const Inputs& x, const std::size_t* rows, std::size_t count,
-                             float* chosen) {
-    for (std::size_t i = 0; i < count; ++i)
-        std::memcpy(chosen + i * x.num_columns, x.rows + rows[i] * x.num_columns,
-                    sizeof(float) * x.num_columns);
-    return {chosen, count, x.num_columns, x.memory, x.type};
-}
-
-// x_RD += the layer's network of the normed rows. All threads call it; it ends without a barrier.
+// The i-th of the experts that somebody chose; the one network of a layer without a choice.
 template <class Simd>
-void mlp_of_rows(const DecoderPlan& plan, const DecoderMlp& mlp, Inputs& normed,
-                 SharedBuffers& shared, ThreadBuffers& own, int thread, int num_threads) {
+Expert expert_of(const DecoderPlan& plan, const DecoderMlp& mlp, const Inputs& normed,
+                 const SharedBuffers& shared, std::size_t i) {
+    const Routing& routing = shared.routing;
     const std::size_t d = plan.hidden_size, f = mlp.intermediate_size;
+    Expert expert{0, normed, {normed.num_rows, f, nullptr, {}}, {nullptr, nullptr}};
+    std::size_t first = 0, x_at = 0, hidden_at = 0;
     if (mlp.num_experts > 1) {
-        const Share share = share_of(mlp.num_experts, kPanel, thread, num_threads);
-        product<Simd>(mlp.router.weight, normed, share, shared.router_RE, mlp.num_experts,
+        expert.index = routing.used[i];
+        first = routing.starts[expert.index];
+        expert.rows = {routing.rows + first, routing.weights + first};
+        expert.hidden.num_rows = routing.starts[expert.index + 1] - first;
+        x_at = routing.x_at[i];
+        hidden_at = routing.hidden_at[i];
+    }
+    const Readers of_hidden(plan.activations, {&mlp.down.weight});
+    if (of_hidden.has_tiles)
+        expert.hidden.lay_out_tiles<Simd>(of_hidden, shared.tiled_PF + hidden_at);
+    else
+        expert.hidden.rows = shared.hidden_PF + first * f;
+    if (expert.hidden.num_rows == normed.num_rows) return expert;
+    expert.x = {expert.hidden.num_rows, d, nullptr, {}};
+    const Readers of_x(plan.activations, {&mlp.gate.weight, &mlp.up.weight});
+    if (of_x.has_tiles) expert.x.lay_out_tiles<Simd>(of_x, shared.tiled_PD + x_at);
+    if (mlp.reads_rows()) expert.x.rows = shared.chosen_PD + first * d;
+    return expert;
+}
+
+// Sorts the pairs and finds a place for each expert's inputs: one thread's work.
+template <class Simd>
+void place_experts(const DecoderPlan& plan, const DecoderMlp& mlp, std::size_t num_rows,
+                   Routing& routing) {
+    sort_by_expert(mlp, num_rows, routing);
+    const Readers of_x(plan.activations, {&mlp.gate.weight, &mlp.up.weight});
+    const Readers of_hidden(plan.activations, {&mlp.down.weight});
+    std::size_t x_at = 0, hidden_at = 0;
+    for (std::size_t i = 0; i < routing.num_used; ++i) {
+        const std::size_t e = routing.used[i];
+        const std::size_t count = routing.starts[e + 1] - routing.starts[e];
+        Inputs x{count, plan.hidden_size, nullptr, {}};
+        Inputs hidden{count, mlp.intermediate_size, nullptr, {}};
+        routing.x_at[i] = x_at;
+        routing.hidden_at[i] = hidden_at;
+        if (of_x.has_tiles && count < num_rows)
+            x_at += x.lay_out_tiles<Simd>(of_x, nullptr);
+        if (of_hidden.has_tiles) hidden_at += hidden.lay_out_tiles<Simd>(of_hidden, nullptr);
+    }
+}
+
+// The rows that chose an expert, side by side; nothing where all did.
+template <class Simd>
+void gather(const Inputs& normed, const Expert& expert, const ThreadBuffers& own) {
+    const std::size_t d = normed.num_columns, count = expert.x.num_rows;
+    if (count == normed.num_rows) return;
+    const auto row_of = [&](std::size_t i, float* to) {
+        std::memcpy(to, normed.rows + expert.rows.numbers[i] * d, sizeof(float) * d);
+    };
+    if (expert.x.rows)
+        for (std::size_t i = 0; i < count; ++i) row_of(i, expert.x.rows + i * d);
+    const Activations& tiled = expert.x.tiled;
+    for (std::size_t b = 0; b < tiled.num_blocks; ++b) {
+        const Activations block = blocks_of(tiled, b, 1);
+        for (std::size_t i = 0; i < block.num_rows; ++i)
+            row_of(b * tiled.block_rows + i, own.block + i * d);
+        fill_activations<Simd>(own.block, block, 0, 1);
+    }
+}
+
+// Some columns of an expert's hidden values, for whole blocks of rows from `first_row` on.
+template <class Simd>
+void store_hidden(const Inputs& hidden, const Share& columns, std::size_t first_row,
+                  std::size_t count, const float* from) {
+    const std::size_t width = columns.size(), f = hidden.num_columns;
+    if (hidden.rows) {
+        float* to = hidden.rows + first_row * f + columns.first;
+        for (std::size_t m = 0; m < count; ++m)
+            std::memcpy(to + m * f, from + m * width, sizeof(float) * width);
+        return;
+    }
+    const std::size_t size = hidden.tiled.block_rows;
+    for (std::size_t m = 0; m < count; m += size)
+        fill_activations<Simd>(from + m * width,
+                               blocks_of(hidden.tiled, (first_row + m) / size, 1,
+                                         columns.first / kTile, width / kTile),
+                               0, 1);
+}
+
+// Some columns of an expert's hidden values, for all of its rows.
+template <class Simd>
+void inner_of_expert(const DecoderMlp& mlp, const Expert& expert, const Share& columns,
+                     const ThreadBuffers& own) {
+    const std::size_t f = mlp.intermediate_size, each = mlp.is_interleaved ? 2 : 1;
+    const std::size_t width = columns.size();
+    const Share outputs{each * columns.first, each * columns.end};
+    const auto part = [&](const DecoderLinear& linear, std::size_t first, std::size_t count,
+                          float* sums) {
+        product<Simd>(matrix_of(linear.weight, expert.index), expert.x, first, count, outputs,
+                      sums, 2 * width, own.row_scales);
+        add_bias(linear.bias ? linear.bias + each * expert.index * f : nullptr, count, outputs,
+                 sums, 2 * width);
+    };
+    for_chunks(expert.x.num_rows, [&](std::size_t first, std::size_t count) {
+        part(mlp.gate, first, count, own.sums);
+        if (!mlp.is_interleaved) part(mlp.up, first, count, own.sums + width);
+        for (std::size_t m = 0; m < count; ++m) {
+            const float* sums = own.sums + m * 2 * width;
+            if (mlp.is_interleaved)
+                gated<2>(mlp, sums, sums + 1, width, own.gated + m * width);
+            else
+                gated<1>(mlp, sums, sums + width, width, own.gated + m * width);
+        }
+        store_hidden<Simd>(expert.hidden, columns, first, count, own.gated);
+    });
+}
+
+// The experts of all rows. The router's matrix passes a few rows at a time, or the other way round.
+template <class Simd>
+void route(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& mlp,
+           const Inputs& normed, const SharedBuffers& shared, Routing& routing,
+           const ThreadBuffers& own, Team& team) {
+    const std::size_t num_experts = mlp.num_experts, rows = step.num_rows;
+    const std::size_t parts = num_column_tasks(step, num_experts, kPanel, kCachedWeights);
+    const std::size_t runs = (rows + kRouterRows - 1) / kRouterRows;
+    team.run(runs * parts, [&](std::size_t task) {
+        const Share share = share_of(num_experts, kPanel, task % parts, parts);
+        const std::size_t first = task / parts * kRouterRows;
+        const std::size_t count = rows - first < kRouterRows ? rows - first : kRouterRows;
+        float* logits = shared.router_RE + first * num_experts + share.first;
+        product<Simd>(mlp.router.weight, normed, first, count, share, logits, num_experts,
                       own.row_scales);
-        add_bias(mlp.router.bias, normed.num_rows, share, mlp.num_experts, shared.router_RE);
-#pragma omp barrier
-    }
-    route(mlp, normed.num_rows, shared.router_RE, own);
-    const Share inner = share_of(f, kPanel, thread, num_threads);
-    for (std::size_t e = 0; e < mlp.num_experts; ++e) {
-        const std::size_t first = own.starts[e], count = own.starts[e + 1] - first;
-        float* hidden_RF = shared.hidden + first * f;
-        if (count == normed.num_rows) {
-            inner_of_expert<Simd>(mlp, e, normed, inner, hidden_RF, own);
-        } else if (count > 0) {
-            Inputs x = rows_of_expert(normed, own.rows + first, count, own.chosen_RD);
-            inner_of_expert<Simd>(mlp, e, x, inner, hidden_RF, own);
-            normed.is_ready = false;  // they share the memory of the other form
+        add_bias(mlp.router.bias, count, share, logits, num_experts);
+    });
+    team.run(runs, [&](std::size_t run) {
+        for (std::size_t m = run * kRouterRows; m < (run + 1) * kRouterRows && m < rows; ++m)
+            choose_experts(mlp, shared.router_RE + m * num_experts,
+                           routing.chosen + m * mlp.num_active,
+                           routing.chosen_weights + m * mlp.num_active);
+    });
+    team.run(1, [&](std::size_t) { place_experts<Simd>(plan, mlp, rows, routing); });
+}
+
+// x_RD += the layer's network of the normed rows. A column of the outputs is one thread's, which
+// adds the experts in order: sums do not depend on who comes first.
+template <class Simd>
+void mlp_of_rows(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& mlp,
+                 const Inputs& normed, SharedBuffers& shared, const ThreadBuffers& own,
+                 Team& team) {
+    const std::size_t f = mlp.intermediate_size, d = plan.hidden_size;
+    const bool has_choice = mlp.num_experts > 1;
+    if (has_choice) route<Simd>(plan, step, mlp, normed, shared, shared.routing, own, team);
+    const std::size_t num_used = has_choice ? shared.routing.num_used : 1;
+    const auto expert = [&](std::size_t i) {
+        return expert_of<Simd>(plan, mlp, normed, shared, i);
+    };
+    if (has_choice)
+        team.run(num_used, [&](std::size_t i) { gather<Simd>(normed, expert(i), own); });
+    const std::size_t gate_bytes = bytes_of_output(mlp.gate.weight);
+    const std::size_t inner_bytes =
+        gate_bytes + (mlp.is_interleaved ? gate_bytes : bytes_of_output(mlp.up.weight));
+    const std::size_t inner = num_column_tasks(step, f, kTile, inner_bytes);
+    team.run(num_used * inner, [&](std::size_t task) {
+        inner_of_expert<Simd>(mlp, expert(task / inner), share_of(f, kTile, task % inner, inner),
+                              own);
+    });
+    const std::size_t outer =
+        num_column_tasks(step, d, kPanel, bytes_of_output(mlp.down.weight));
+    team.run(outer, [&](std::size_t task) {
+        for (std::size_t i = 0; i < num_used; ++i) {
+            const Expert one = expert(i);
+            add_linear<Simd>(plan, mlp.down, one.index, one.hidden, one.rows,
+                             share_of(d, kPanel, task, outer), shared, own);
         }
-    }
-#pragma omp barrier
-    const Share outer = share_of(d, kPanel, thread, num_threads);
-    for (std::size_t e = 0; e < mlp.num_experts; ++e) {
-        const std::size_t first = own.starts[e], count = own.starts[e + 1] - first;
-        Inputs hidden{shared.hidden + first * f, count, f, own.tiled, plan.activations};
-        product<Simd>(matrix_of(mlp.down.weight, e), hidden, outer, own.sums, d, own.row_scales);
-        add_bias(mlp.down.bias ? mlp.down.bias + e * d : nullptr, count, outer, d, own.sums);
-        for (std::size_t i = 0; i < count; ++i) {
-            float* x = shared.x_RD + own.rows[first + i] * d;
-            const float weight = own.weights[first + i], *sums = own.sums + i * d;
-            for (std::size_t n = outer.first; n < outer.end; ++n) x[n] += weight * sums[n];
-        }
-    }
+    });
 }
 
 }  // namespace

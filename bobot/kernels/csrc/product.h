@@ -1,8 +1,10 @@
-// The one product of the decoder: some outputs of a weight, in either form, times a few rows.
-// Whoever shares outputs among threads starts each share at a multiple of kPanel.
+// The one product of the decoder: some outputs of a weight, in either form, times some rows.
 #pragma once
 
+#include <initializer_list>
+
 #include "packed_rows.h"
+#include "team.h"
 #include "tile_loops.h"
 
 namespace bobot {
@@ -34,79 +36,73 @@ inline Weight matrix_of(const Weight& stack, std::size_t index) {
     return one;
 }
 
-// What a product multiplies: rows of floats, and the form that tiles want, made when first asked
-// for. One thread's own.
-struct Inputs {
-    const float* rows;
-    std::size_t num_rows, num_columns;
-    std::uint8_t* memory;  // for the other form
-    ActivationType type;   // of the other form, for weights that are integers
-    bool is_ready = false;
-    Activations tiled{};
-};
-
 template <class Simd>
-constexpr bool kHasUnit = ManyRows<Simd>::kHasUnit;
-
-// Room for floats, which weights that are no integers take anyway, more than integers need; and for
-// the blocks of a matrix unit.
-template <class Simd>
-std::size_t tiled_bytes(std::size_t num_rows, std::size_t num_columns) {
-    Activations tiled;
-    const std::size_t floats = activations_layout(tiled, num_rows, num_columns,
-                                                  rows_in_block(num_rows, Simd::kMaxRows),
-                                                  ActivationType::float32, nullptr);
-    if (!takes_unit(kHasUnit<Simd>, num_rows, Simd::kMaxRows, ActivationType::bfloat16))
-        return floats;
-    const std::size_t bfloats = activations_layout(tiled, num_rows, num_columns, kUnitRows,
-                                                   ActivationType::bfloat16, nullptr);
-    return floats > bfloats ? floats : bfloats;
+bool takes_unit(std::size_t num_rows, ActivationType type) {
+    return takes_unit(ManyRows<Simd>::kHasUnit, num_rows, Simd::kMaxRows, type);
 }
 
+// Rows of a block of inputs.
 template <class Simd>
-const Activations& tiled_inputs(Inputs& x, const Tiles& weight) {
-    const bool is_for_unit = takes_unit(kHasUnit<Simd>, x.num_rows, Simd::kMaxRows, x.type);
-    const ActivationType type = is_for_unit                      ? ActivationType::bfloat16
-                                : is_float(weight.format->codes) ? ActivationType::float32
-                                                                 : x.type;
-    if (!x.is_ready || x.tiled.type != type) {
-        const std::size_t block_rows =
-            is_for_unit ? kUnitRows : rows_in_block(x.num_rows, Simd::kMaxRows);
-        activations_layout(x.tiled, x.num_rows, x.num_columns, block_rows, type, x.memory);
-        fill_activations<Simd>(x.rows, x.tiled, 0, x.tiled.num_blocks);
-        x.is_ready = true;
+std::size_t block_rows(std::size_t num_rows, ActivationType type) {
+    return takes_unit<Simd>(num_rows, type) ? kUnitRows : rows_in_block(num_rows, Simd::kMaxRows);
+}
+
+// What the weights that read the same inputs take of them: if tiles, `type`; floats if there are codes
+// that are no integers; bfloat16 if there is a matrix unit and rows enough for it.
+struct Readers {
+    Readers(ActivationType activations, std::initializer_list<const Weight*> weights)
+        : type(activations) {
+        for (const Weight* weight : weights) {
+            const Tiles& tiles = weight->tiles;
+            has_tiles |= tiles.data != nullptr;
+            has_floats |= tiles.data && is_float(tiles.format->codes);
+        }
     }
-    return x.tiled;
-}
 
-struct Share {
-    std::size_t first, end;
-    std::size_t size() const { return end - first; }
+    template <class Simd>
+    ActivationType form(std::size_t num_rows) const {
+        if (takes_unit<Simd>(num_rows, type)) return ActivationType::bfloat16;
+        return has_floats ? ActivationType::float32 : type;
+    }
+
+    ActivationType type;
+    bool has_tiles = false, has_floats = false;
 };
 
-// The part of [0, count) that one of several threads takes, in whole units; the last unit may be
-// shorter.
-inline Share share_of(std::size_t count, std::size_t unit, int thread, int num_threads) {
-    const std::size_t units = (count + unit - 1) / unit;
-    const std::size_t first = units * thread / num_threads * unit;
-    const std::size_t end = units * (thread + 1) / num_threads * unit;
-    return {first < count ? first : count, end < count ? end : count};
-}
+// What a product multiplies, in the forms that weights want. Of `tiled`, the memory is given first,
+// and the contents block by block.
+struct Inputs {
+    std::size_t num_rows, num_columns;
+    float* rows;        // (num_rows, num_columns); null where no weight reads them
+    Activations tiled;  // without blocks where no weight is tiles
 
-// out[m * out_stride + n] = x[m] * the n-th row of the weight, for the outputs n of a share.
-// `row_scales` has room for the scales of a row.
+    // The form that tiles take; returns its bytes, all at `memory` where that is given.
+    template <class Simd>
+    std::size_t lay_out_tiles(const Readers& readers, std::uint8_t* memory) {
+        return activations_layout(tiled, num_rows, num_columns,
+                                  block_rows<Simd>(num_rows, readers.type),
+                                  readers.form<Simd>(num_rows), memory);
+    }
+};
+
+// out[m * out_stride + n - share.first] = x[m] * the n-th row of the weight, for the outputs n of a
+// share and `count` rows m from `first` on, counted from there; `first` begins a block of rows, and
+// the share begins at a multiple of kPanel. `row_scales` has room for the scales of a row.
 template <class Simd>
-void product(const Weight& weight, Inputs& x, const Share& share, float* out,
-             std::size_t out_stride, float* row_scales) {
-    if (share.first == share.end || x.num_rows == 0) return;
+void product(const Weight& weight, const Inputs& x, std::size_t first, std::size_t count,
+             const Share& share, float* out, std::size_t out_stride, float* row_scales) {
+    if (share.first == share.end || count == 0) return;
     if (weight.tiles.data) {
-        multiply_tiles<Simd>(weight.tiles, tiled_inputs<Simd>(x, weight.tiles),
-                             share.first / kPanel, (share.end + kPanel - 1) / kPanel, out,
-                             out_stride);
+        const std::size_t rows = x.tiled.block_rows;
+        const Activations part = blocks_of(x.tiled, first / rows, (count + rows - 1) / rows);
+        // Tiles count outputs from the first of the weight.
+        multiply_tiles<Simd>(weight.tiles, part, share.first / kPanel,
+                             (share.end + kPanel - 1) / kPanel, out - share.first, out_stride);
         return;
     }
     for (std::size_t n = share.first; n < share.end; ++n)
-        dot_row(weight.rows, n, row_scales, x.rows, x.num_rows, out + n, out_stride);
+        dot_row(weight.rows, n, row_scales, x.rows + first * x.num_columns, count,
+                out + (n - share.first), out_stride);
 }
 
 // One row of the weight as floats; `panel` has room for kPanel of them.

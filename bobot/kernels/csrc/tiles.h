@@ -199,4 +199,26 @@ inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std:
     return at;
 }
 
+// Blocks [first, first + count) as activations of their own, or some tiles of one block.
+inline Activations blocks_of(const Activations& x, std::size_t first, std::size_t count,
+                             std::size_t first_tile, std::size_t num_tiles) {
+    const std::size_t group = (first * (x.num_columns / kTile) + first_tile) * x.block_rows;
+    const std::size_t row = first * x.block_rows, left = x.num_rows - row;
+    Activations part = x;
+    part.num_rows = left < count * x.block_rows ? left : count * x.block_rows;
+    part.num_columns = num_tiles * kTile;
+    part.num_blocks = count;
+    part.values = x.values ? x.values + group * kTile : nullptr;
+    part.bfloats = x.bfloats ? x.bfloats + group * kTile : nullptr;
+    part.codes = x.codes ? x.codes + group * kTile : nullptr;
+    part.bytes = x.bytes ? x.bytes + group * kTile : nullptr;
+    part.scales = x.scales ? x.scales + group : nullptr;
+    part.sums = x.sums ? x.sums + group * 2 : nullptr;
+    part.totals = x.totals + group;
+    return part;
+}
+inline Activations blocks_of(const Activations& x, std::size_t first, std::size_t count) {
+    return blocks_of(x, first, count, 0, x.num_columns / kTile);
+}
+
 }  // namespace bobot
