@@ -1,7 +1,7 @@
-// The unit of amx_unit.h in plain C++, for tests on machines without AMX. It does what the operation
-// sections of TILELOADD, TILESTORED and TDPBF16PS say (Intel SDM volume 2): even and odd inputs are
-// summed apart, in float32 with one rounding for each product, and denormal numbers are 0 wherever they
-// appear. Not here: faults, which a wrong configuration would raise.
+// The unit of amx_unit.h in plain C++, for tests on machines without AMX. It does what the
+// operation sections of TILELOADD, TILESTORED and TDPBF16PS say (Intel SDM volume 2): even and odd
+// inputs are summed apart, in float32 with one rounding for each product, and denormal numbers are
+// 0 wherever they appear. Not here: faults, which a wrong configuration would raise.
 #pragma once
 
 #include <cstring>

@@ -1,17 +1,19 @@
-// Products of many rows with tiles (tiles.h) by a matrix unit (amx_unit.h), over a `Simd` type for what
-// it does not do. Both factors are rounded to bfloat16, sums are float32.
+// Products of many rows with tiles (tiles.h) by a matrix unit (amx_unit.h), over a `Simd` type for
+// what it does not do. Both factors are rounded to bfloat16, sums are float32.
 //
 // Two panels and 256 of their inputs are widened at a time (amx_widen.h), 16 KiB that stay in the
 // first-level cache while all rows of a part, 256 at most, pass in blocks of 32: two by two
-// registers of sums, two of rows, two of weights, so that a register is loaded for each product
-// and no more. Loads take half the time of products there. Sums leave the registers every 256
-// inputs, for the second-level cache: the rows' inputs of that many inputs lie there too, for the
-// next panels. Where all inputs of the rows fit in it, a pair of panels is multiplied to its end
-// instead, and weights are read in the order in which they lie.
+// registers of sums, two of rows, two of weights, so that one register is loaded for each product.
+// Sums leave the registers every 256 inputs, for the second-level cache, where the same 256 inputs
+// of all rows stay for the next panels. Where all inputs of the rows fit in it, a pair of panels is
+// multiplied to its end instead, and weights are read in the order in which they lie.
 //
-// The unit works on its own: a pass over 8 blocks of weights is some 300 micro-operations and 512 cycles
-// of products. So the next weights are widened, some between any two passes, while the unit is busy,
-// into a second buffer, and the next inputs of the rows are fetched.
+// No machine with AMX was at hand: the sizes are reasoned from published costs (a product starts
+// every 16 cycles, a load takes 8), not measured. Sums lie on the stack, 256 KiB a thread.
+//
+// The unit works on its own: a pass over 8 blocks of weights is some 300 micro-operations and 512
+// cycles of products. So the next weights are widened, some between any two passes, while the unit
+// is busy, into a second buffer, and the next inputs of the rows are fetched.
 #pragma once
 
 #include "amx_widen.h"
@@ -29,7 +31,8 @@ struct Job {
     std::size_t size() const { return num_panels * num_tiles; }
 };
 
-// The order of jobs for one part of the rows: chunk after chunk of as many pairs as are multiplied at once.
+// The order of jobs for one part of the rows: chunk after chunk of as many pairs as are multiplied
+// at once.
 struct Jobs {
     std::size_t first, end, num_tiles, pairs_at_once;
 
@@ -56,7 +59,8 @@ public:
     explicit JobWeights(const Tiles& w)
         : w_(w), table_(code_table<Simd>(*w.format)), widen_(widening_of<Simd>(*w.format)) {}
 
-    // Those of the `job` with places [first, end) among its tiles, panel by panel. Each job in its turn.
+    // Those of the `job` with places [first, end) among its tiles, panel by panel. Each job in its
+    // turn.
     void widen(const Job& job, std::size_t first, std::size_t end, std::uint16_t* to) {
         while (first < end) {
             const std::size_t p = first / job.num_tiles, tile = first % job.num_tiles;

@@ -1,15 +1,16 @@
-// The matrix unit of AMX: eight registers of 16 rows of 64 bytes, and products of two of them that are
-// added to a third. A unit is configured while an object of it lives, in one thread; register numbers
-// are part of the instructions.
+// The matrix unit of AMX: eight registers of 16 rows of 64 bytes, and products of two of them that
+// are added to a third. A unit is configured while an object of it lives, in one thread; register
+// numbers are part of the instructions.
 //
 //     zero<register>()
 //     load<register>(from, stride)     rows of 64 bytes that lie `stride` bytes apart
 //     store<register>(to, stride)
-//     dot_bfloats<sum, left, right>()  sum[m][n] += left[m][2k + i] * right[k][2n + i], i = 0 and 1, k < 16
+//     dot_bfloats<sum, left, right>()
+//         sum[m][n] += left[m][2k + i] * right[k][2n + i], i = 0 and 1, k < 16
 //
-// The instructions are written out: they need no flags of the compiler, and their operands say all that
-// they read (GCC 12's _tile_loadconfig claims 8 of 64 bytes, its _tile_loadd nothing). Run only where
-// cpu_features.h says that this process may.
+// The instructions are written out: they need no flags of the compiler, and their operands say all
+// that they read (GCC 12's _tile_loadconfig claims 8 of 64 bytes, its _tile_loadd nothing). Run
+// only where cpu_features.h says that this process may.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,8 @@
 
 namespace bobot {
 
-// What LDTILECFG reads (Intel SDM volume 1, section 18): here eight registers of 16 rows of 64 bytes.
+// What LDTILECFG reads (Intel SDM volume 1, section 18): here eight registers of 16 rows of 64
+// bytes.
 struct alignas(64) TileConfig {
     std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
     std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};

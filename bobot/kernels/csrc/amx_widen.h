@@ -1,14 +1,14 @@
-// Tiles of packed weights (tiles.h) as the right factors of AMX: 16 rows of pairs of bfloat16, row r
-// with inputs 2r and 2r + 1 of 16 outputs. That is the order tiles have anyway; what is left is to look
-// codes up, to multiply by the scale in float32 and to round once, to the nearest even: a weight moves
-// by one part in 256 at most.
+// Tiles of packed weights (tiles.h) as the right factors of AMX: 16 rows of pairs of bfloat16, row
+// r with inputs 2r and 2r + 1 of 16 outputs. That is the order tiles have anyway; what is left is
+// to look codes up, to multiply by the scale in float32 and to round once, to the nearest even: a
+// weight moves by one part in 256 at most.
 //
-// For processors with AVX-512 and AVX512-BF16, as all with AMX are. A format is one `float_pairs`, the two
-// floats of each pair without scale, and one line in `widening_of`.
+// For processors with AVX-512 and AVX512-BF16, as all with AMX are. A format is one `float_pairs`,
+// the two floats of each pair without scale, and one line in `widening_of`.
 //
 // Not done: to multiply the codes, small integers that bfloat16 holds exactly, and the sums of each
-// group by their scales. It would save the rounding and the look at every weight's scale, but takes a
-// register of sums to memory and back for every 32 inputs instead of every 256 and fewer, which
+// group by their scales. It would save the rounding and the look at every weight's scale, but takes
+// a register of sums to memory and back for every 32 inputs instead of every 256 and fewer, which
 // costs more than the products (llama.cpp does it; it reaches 6 to 8 % of the unit's speed).
 #pragma once
 
@@ -58,7 +58,8 @@ inline __m512i moved(__m512i bits, int to) {
 
 // Where the mask has ones a, else b.
 inline __m512i chosen(int mask, __m512i a, __m512i b) {
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(static_cast<std::int16_t>(mask)), a, b, 0xca);
+    const __m512i masks = _mm512_set1_epi16(static_cast<std::int16_t>(mask));
+    return _mm512_ternarylogic_epi32(masks, a, b, 0xca);
 }
 
 template <class Simd, Codes kCodes>
@@ -79,7 +80,8 @@ __attribute__((always_inline)) inline FloatPairs float_pairs(const std::uint8_t*
         } else {
             const __m512i code = _mm512_srli_epi16(_mm512_loadu_si512(tile + 64 * v), 4 * i);
             if constexpr (kCodes == Codes::four_bits) {
-                // The look-up reads five bits; the table says the same for both values of the fifth.
+                // The look-up reads five bits; the table says the same for both values of the
+                // fifth.
                 set_pairs(pairs, i, _mm512_permutexvar_epi16(code, table.low));
             } else if constexpr (kCodes == Codes::five_bits) {
                 const __m512i upper = moved(_mm512_loadu_si512(tile + 256), 4 - r);
@@ -87,8 +89,8 @@ __attribute__((always_inline)) inline FloatPairs float_pairs(const std::uint8_t*
             } else {
                 const __m512i upper =
                     moved(_mm512_loadu_si512(tile + 256 + 64 * (v / 2)), 4 - 2 * (r % 8));
-                set_pairs(pairs, i,
-                          _mm512_permutex2var_epi16(table.low, chosen(48, upper, code), table.high));
+                const __m512i index = chosen(48, upper, code);
+                set_pairs(pairs, i, _mm512_permutex2var_epi16(table.low, index, table.high));
             }
         }
     }
@@ -100,8 +102,8 @@ inline __m512i rounded_pairs(__m512 first, __m512 second) {
     __m512i bfloats;
     __asm__("vcvtne2ps2bf16 %2, %1, %0" : "=v"(bfloats) : "v"(second), "v"(first));
     const __m512i in_turn = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-        3, 18, 2, 17, 1, 16, 0);
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+        23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(in_turn, bfloats);
 }
 
@@ -123,7 +125,8 @@ void widen_tiles(PanelPlace<Simd>& place, const CodeTable<Simd>& table, std::siz
             __builtin_prefetch(place.tile + kAhead * kBytes + at, 0, 2);
         for (int g = 0; g < kGroups; ++g) {
             __m512 scale = place.scales.next();
-            if constexpr (kCodes == Codes::e4m3) scale = _mm512_mul_ps(scale, _mm512_set1_ps(kE4m3Factor));
+            if constexpr (kCodes == Codes::e4m3)
+                scale = _mm512_mul_ps(scale, _mm512_set1_ps(kE4m3Factor));
             __m512 minimum = _mm512_setzero_ps();
             if constexpr (kHasMinima) minimum = place.scales.minimum();
 #pragma GCC unroll 4

@@ -145,8 +145,9 @@ struct Portable {
     }
     // Each pair of bytes | (bits >> first << 4 & mask) | (bits >> second << 12 & mask << 8)
     static Ints add_upper_bits(Ints quads, Ints bits, int first, int second, int mask) {
-        const auto low = as<Halves>(bits) >> first << 4 & static_cast<std::uint16_t>(mask);
-        const auto high = as<Halves>(bits) >> second << 12 & static_cast<std::uint16_t>(mask << 8);
+        const auto same = [](int a) { return Halves{} + static_cast<std::uint16_t>(a); };
+        const Halves low = as<Halves>(bits) >> same(first) << 4 & same(mask);
+        const Halves high = as<Halves>(bits) >> same(second) << 12 & same(mask << 8);
         return quads | as<Ints>(low | high);
     }
     static Ints even_pairs(Ints quads) { return as<Ints>(as<Halves>(quads) & 255); }
