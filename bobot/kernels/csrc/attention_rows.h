@@ -168,7 +168,7 @@ typename Simd::Vector add_product(typename Simd::Vector a, typename Simd::Vector
 template <class Simd, Number kNumber, bool kPairs>
 typename Simd::Vector load_lanes(const typename Numbers<Simd, kNumber>::Item* from, std::size_t i,
                                  std::size_t count) {
-    if constexpr (kPairs) return Simd::load(reinterpret_cast<const float*>(from) + i);
+    if constexpr (kPairs) return load_words<Simd>(from + 2 * i, 2 * (count - i));
     return load_some<Simd, kNumber>(from + i, count - i);
 }
 
