@@ -94,7 +94,7 @@ def plan_tiles(source: ModelSource) -> dict[str, PlannedTiles]:
 
 def _may_be_tiles(source: ModelSource, name: str, sample: Weight) -> bool:
     """A packed weight, or the plain one of 16 bits of a linear layer. Not that of a router: it reads
-    what experts read too, who want their own form of it.
+    what experts read too, who want their own form.
     """
     if isinstance(sample, QuantWeight):
         return True
