@@ -93,8 +93,8 @@ def plan_tiles(source: ModelSource) -> dict[str, PlannedTiles]:
 
 
 def _may_be_tiles(source: ModelSource, name: str, sample: Weight) -> bool:
-    """A packed weight, or the plain one of 16 bits of a linear layer. Not that of a router: it reads
-    what experts read too, who want their own form.
+    """A packed weight, or the plain one of 16 bits of a linear layer. Not that of a router, which
+    reads what experts read in a form of their own.
     """
     if isinstance(sample, QuantWeight):
         return True
