@@ -33,7 +33,8 @@ def speed(job: dict[str, Any]) -> dict[str, Any]:
     # Room for two sequences a row: the one before must not push the shared depth out of the cache.
     # No speculation: it would find the loops of a model with random weights.
     config = EngineConfig(max_num_seqs=2 * rows, max_model_len=job["length"] + 1, speculation="off")
-    engine = bobot.load(job["path"], dtype=job["dtype"], engine_config=config).engine
+    options = {"dtype": job["dtype"], "activations": job.get("activations")}
+    engine = bobot.load(job["path"], engine_config=config, **options).engine
     warm_up, *prompts = job["prompts"]
     _timed(engine, [ids[:WARM_UP] for ids in warm_up], 2)
     found = []

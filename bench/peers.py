@@ -159,8 +159,9 @@ def compare(
     path = file_of(name)
     shape, form = name.split(":")
     found = []
+    ours = {"dtype": args.dtype, "activations": args.activations}
     for job in jobs_of(path, row.cases, args):
-        asks = {"bobot": partial(ask_bobot, job | {"dtype": args.dtype}, args.threads)}
+        asks = {"bobot": partial(ask_bobot, job | ours, args.threads)}
         for setting, values in LLAMA_CPP.items():
             asked = job | {"settings": values}
             asks[setting] = partial(ask_llama_cpp, asked, args.threads, peers["llama.cpp"])
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs in a process")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--dtype", help="of our activations; the file's own if not given")
+    parser.add_argument("--activations", choices=["int8"], help="ours in 8 bits, as llama.cpp's")
     parser.add_argument("--vllm", action="store_true", help="also vLLM, beside files in Q4_0")
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
