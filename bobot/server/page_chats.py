@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from bobot.chat import persona
-from bobot.chat.interchange import exported, import_into
+from bobot.chat.interchange import exported, import_into, is_export
 from bobot.chat.protocol import ParameterError
 from bobot.chat.store import Store
 from bobot.chat.store_rows import MARKS
@@ -99,6 +99,11 @@ class ChatRoutes:
             values = msgspec.json.decode(call.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError("The body is not valid JSON: {reason}.", reason=error) from error
+        if not is_export(values):
+            raise RequestError(
+                "this is neither an export of bobot nor ChatGPT's conversations.json; nothing was"
+                " imported."
+            )
         report = await asyncio.to_thread(import_into, self._chats.kept, values)
         return Reply(msgspec.to_builtins(report))
 

@@ -33,7 +33,8 @@ export const loadList = async () =>
 export async function loadFits() {
   for (const model of state.models) {
     if (model.is_hosted || model.fit) continue;
-    const fit = await guarded(() => api.get(`/models/${encodeURIComponent(model.name)}/fit`));
+    const fit = await api.get(`/models/${encodeURIComponent(model.name)}/fit`)
+      .catch(() => ({ verdict: null }));
     const models = state.models.map((one) => (one.name === model.name ? { ...one, fit } : one));
     set({ models });
   }
