@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from bobot.cli.loading import importing, waiting
+from bobot.cli.loading import importing, is_hosted, waiting
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
 from bobot.messages import tr
@@ -131,8 +131,10 @@ def run(args: argparse.Namespace) -> int:
     shelf = library.Library(
         EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
     )
+    hosted = [name for name in args.models if is_hosted(name)]
+    local = [name for name in args.models if name not in hosted]
     served = models.Models(
-        [*shelf.sources(args.models), *hosted_sources()],
+        [*shelf.sources(local), *hosted_sources(hosted)],
         _budget_bytes(args.memory),
         any_model=args.any_model,
     )

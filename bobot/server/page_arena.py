@@ -93,18 +93,18 @@ class ArenaRoutes:
         return Reply({"ratings": [dataclasses.asdict(rating) for rating in found]})
 
     def _drawn(self, body: NewPair) -> list[str]:
-        listed = self._runner.models.listed()
-        if body.models is not None:
-            names = [self._runner.models.name_of(name) for name in body.models]
-        else:
-            usable = [one for one in listed if not (body.is_private and one.facts.form == HOSTED)]
-            if len(usable) < 2:
-                raise RequestError(
-                    "The arena needs two models; {count} can be asked.", count=len(usable)
-                )
-            names = [one.name for one in self._rng.sample(usable, 2)]
-        if names[0] == names[1]:
+        """A hosted model takes part only where it is named: what is asked leaves the machine."""
+        models = self._runner.models
+        given = [None if name is None else models.name_of(name) for name in body.models]
+        local = [one.name for one in models.listed() if one.facts.form != HOSTED]
+        free = [name for name in local if name not in given]
+        if given[0] is not None and given[0] == given[1]:
             raise ParameterError("{param}: the two models are the same.", param="models")
+        num_wanted = given.count(None)
+        if len(free) < num_wanted:
+            raise RequestError("The arena needs two models; bobot pull gets another one.")
+        drawn = iter(self._rng.sample(free, num_wanted))
+        names = [next(drawn) if name is None else name for name in given]
         if body.is_blind:
             self._rng.shuffle(names)
         return names

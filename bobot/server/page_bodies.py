@@ -72,9 +72,9 @@ class Question(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class NewPair(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Two models for the arena; None: any two."""
+    """Two models for the arena; None: any on this machine."""
 
-    models: Annotated[list[Name], Meta(min_length=2, max_length=2)] | None = None
+    models: tuple[Name | None, Name | None] = (None, None)
     is_blind: bool = True
     is_private: bool = False
     system: str | None = None

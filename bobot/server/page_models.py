@@ -20,9 +20,9 @@ HOSTED = "hosted"
 """Facts.form of a model that others run."""
 
 
-def hosted_sources() -> list[Source]:
-    """The hosted models for which the environment has a key. Nothing is sent."""
-    return [_hosted(name) for name in gateway.model_names()]
+def hosted_sources(named: list[str]) -> list[Source]:
+    """These hosted models, and all for which the environment has a key. Nothing is sent."""
+    return [_hosted(name) for name in dict.fromkeys([*named, *gateway.model_names()])]
 
 
 def _hosted(name: str) -> Source:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 SERVER = Path(__file__).with_name("page_server.py")
 DESK, PHONE = {"width": 1280, "height": 850}, {"width": 390, "height": 800}
@@ -37,25 +37,27 @@ def check(name: str, is_good: bool, detail: object = "") -> None:
         failed.append(name)
 
 
-@contextmanager
-def served() -> Iterator[str]:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [ARGS.server_python or sys.executable, str(SERVER), folder, str(port)]
-        with subprocess.Popen(command) as process:
-            address = f"http://127.0.0.1:{port}"
-            try:
-                for _ in range(150):
-                    time.sleep(0.2)
-                    try:
-                        urllib.request.urlopen(f"{address}/health", timeout=1).close()
-                        break
-                    except OSError:
-                        continue
-                yield address
-            finally:
-                process.terminate()
+        return sock.getsockname()[1]
+
+
+@contextmanager
+def served(folder: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The server's process, once it answers; it is killed -9 at the end of the block."""
+    command = [ARGS.server_python or sys.executable, str(SERVER), folder, str(port)]
+    with subprocess.Popen(["bash", "-c", 'exec "$@"', "bash", *command]) as process:
+        try:
+            for _ in range(150):
+                time.sleep(0.2)
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except OSError:
+                    continue
+            yield process
+        finally:
+            process.kill()
 
 
 def ask(page: Page, text: str) -> None:
@@ -147,7 +149,7 @@ def arena(page: Page) -> None:
     page.wait_for_selector(".setup")
     shot(page, "arena-setup")
     ask(page, "Which of you is better?")
-    hidden = page.locator(".side h3").all_inner_texts()
+    hidden = page.locator(".side h2").all_inner_texts()
     check("the arena is blind", all("hidden" in text for text in hidden), hidden)
     shot(page, "arena-vote")
     axe(page, "arena")
@@ -234,28 +236,60 @@ def views(page: Page, language: str, theme: str, size: str) -> None:
     page.keyboard.press("Escape")
 
 
+def killing(page: Page, folder: str, port: int, kill: Callable[[], object]) -> None:
+    """kill -9 in the middle of an answer loses at most the last second."""
+    page.goto(f"http://127.0.0.1:{port}/app/")
+    page.wait_for_selector("#question")
+    page.fill("#question", "slowly please")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".meter")
+    page.wait_for_timeout(2000)
+    words = page.locator(".message .prose").last
+    before = len(words.inner_text())
+    page.wait_for_timeout(1100)
+    seen = len(words.inner_text())
+    kill()
+    with served(folder, port):
+        page.reload()
+        page.wait_for_selector(".message .block")
+        after = len(words.inner_text())
+        note = page.locator(".note").inner_text()
+        check("kill -9 loses a second at most", before <= after <= seen, (before, after, seen))
+        check("a cut answer says so", "cut off" in note, note)
+
+
 def main() -> None:
-    with served() as address, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=ARGS.chromium)
-        context = browser.new_context(viewport=DESK, locale="en-US")
-        page = context.new_page()
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda m: m.type == "error" and problems.append(m.text))
-        page.on("request", lambda r: r.url.startswith(address) or problems.append(r.url))
-        page.goto(f"{address}/app/")
-        page.wait_for_selector("#question")
-        steps: list[Callable[[Page], None]] = [talking, stopping, arena, long]
-        for step in steps:
-            step(page)
-        for size, viewport in (("desk", DESK), ("phone", PHONE)):
-            page.set_viewport_size(viewport)
-            for language in ("en", "id"):
-                for theme in ("light", "dark"):
-                    views(page, language, theme, size)
-        check("no error in the console, no foreign request", not problems, json.dumps(problems))
-        browser.close()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        port = free_port()
+        with served(folder, port) as process:
+            page = drive(driver, f"http://127.0.0.1:{port}")
+            killing(page, folder, port, process.kill)
+        page.context.browser.close()
     sys.exit(1 if failed else 0)
+
+
+def drive(driver: Playwright, address: str) -> Page:
+    browser = driver.chromium.launch(executable_path=ARGS.chromium)
+    context = browser.new_context(viewport=DESK, locale="en-US")
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+    page.on("request", lambda r: r.url.startswith(address) or problems.append(r.url))
+    page.goto(f"{address}/app/")
+    page.wait_for_selector("#question")
+    steps: list[Callable[[Page], None]] = [talking, stopping, arena, long]
+    for step in steps:
+        step(page)
+    for size, viewport in (("desk", DESK), ("phone", PHONE)):
+        page.set_viewport_size(viewport)
+        for language in ("en", "id"):
+            for theme in ("light", "dark"):
+                views(page, language, theme, size)
+    check("no error in the console, no foreign request", not problems, json.dumps(problems))
+    page.set_viewport_size(DESK)
+    page.evaluate("localStorage['bobot.language'] = 'en'")
+    return page
 
 
 if __name__ == "__main__":

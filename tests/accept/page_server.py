@@ -55,11 +55,13 @@ class Scripted:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         yield Started((1, 2, 3), self.name)
-        pieces = [self.answer[i : i + 4] for i in range(0, len(self.answer), 4)]
+        is_slow = "slowly" in request.messages[-1]["content"]
+        answer = self.answer * 4 if is_slow else self.answer
+        pieces = [answer[i : i + 4] for i in range(0, len(answer), 4)]
         yield Delta(0, PartDelta(part=0, kind="reasoning", text="Think of a circle. "), (1,))
         num_top = request.sampling.get("logprobs")
         for number, piece in enumerate(pieces):
-            await asyncio.sleep(self.pause_s)
+            await asyncio.sleep(0.03 if is_slow else self.pause_s)
             scores = () if num_top is None else (_scored(piece, number),)
             yield Delta(0, PartDelta(part=1, kind="text", text=piece), (number,), scores)
         yield Finished(0, "stop")
@@ -98,7 +100,8 @@ def long_conversation(store: Store) -> str:
 def main() -> None:
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     store = Store(folder / "chats.db")
-    long_conversation(store)
+    if not store.conversations():
+        long_conversation(store)
     chats = Chats(store)
     hosted = source("desk:big-model", "Hosted.", 0.01, form="hosted")
     sources = [source("tulip-1b", ANSWER, 0.01), source("rose-3b", ANSWER[:200], 0.005), hosted]

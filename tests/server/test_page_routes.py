@@ -1,8 +1,9 @@
-"""The page's data routes: what they tell agrees with the store and with what the model was asked."""
+"""The page's data routes: what they tell is what the store holds and what the model was asked."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from bobot.chat.protocol import ParameterError
 from bobot.chat.store import Store
 from bobot.server.app import create_app
 from bobot.server.keys import KeyStore
-from bobot.server.models import Models
+from bobot.server.models import Facts, Models
 from bobot.server.page_chats import Chats
 from bobot.server.page_files import FILES
+from bobot.server.page_models import HOSTED
 from bobot.server.page_routes import page_routes
 from bobot.server.settings import Settings
 
@@ -240,6 +242,7 @@ def test_a_search_marks_the_words_it_found(page: Callable[..., Talk]) -> None:
         ("GET", "/conversations/none", None, 404, None),
         ("GET", "/conversations?limit=-1", None, 400, "limit"),
         ("POST", "/arena", {"models": ["scripted"]}, 400, "models"),
+        ("POST", "/arena", {"models": ["scripted", "scripted"]}, 400, "models"),
         ("POST", "/arena", {}, 400, None),
         ("POST", "/arena/none/vote", {"winner": "a"}, 404, None),
         ("GET", "/models/none/fit", None, 404, "model"),
@@ -347,3 +350,16 @@ def test_models_are_listed_with_what_is_known(page: Callable[..., Talk]) -> None
         ("tulip", 64, False, None),
     ]
     assert talk.ask(f"{API}/models/rose/fit").json()["verdict"] is None
+
+
+def test_a_hosted_model_is_in_the_arena_only_when_it_is_named(page: Callable[..., Talk]) -> None:
+    talk = page(ScriptedModel("rose"), ScriptedModel("tulip"))
+    far = source_of(ScriptedModel("desk:big"))
+    talk.models.add(dataclasses.replace(far, facts=Facts(form=HOSTED, owner="desk")))
+    for _ in range(20):
+        drawn = talk.ask(f"{API}/arena", {"is_blind": False}).json()["models"]
+        assert sorted(drawn) == ["rose", "tulip"]
+    named = talk.ask(f"{API}/arena", {"models": ["desk:big", None], "is_blind": False}).json()
+    assert named["models"][0] == "desk:big" and named["models"][1] in ("rose", "tulip")
+    listed = {m["name"]: m["is_hosted"] for m in talk.ask(f"{API}/models").json()["models"]}
+    assert listed == {"rose": False, "tulip": False, "desk:big": True}

@@ -10,6 +10,6 @@ export function announce(text) {
   if (!region) return;
   region.textContent = "";
   setTimeout(() => {
-    region.textContent = text;
+    region.textContent = text.replace(/[*_`#|]+/g, ""); // marks of markdown are not read out
   }, 50);
 }

@@ -44,8 +44,7 @@ export function Arena() {
     setBusy(true);
     set({ failure: null });
     try {
-      const isChosen = chosen[0] && chosen[1];
-      const wanted = { models: isChosen ? chosen : null, is_blind: isBlind };
+      const wanted = { models: chosen.map((name) => name || null), is_blind: isBlind };
       const mine = pair ?? (await api.post("/arena", wanted));
       setPair(mine);
       for (const side of now.current) Object.assign(side, { now: "", asked: content, error: null });
@@ -76,7 +75,7 @@ export function Arena() {
       <header class="bar">
         <button class="plain only-phone" aria-label=${t("conversations")}
           onClick=${() => set({ isSidebarOpen: true })}><${Icon} name="menu" /></button>
-        <h2>${t("arena")}</h2><span class="space"></span>
+        <h1>${t("arena")}</h1><span class="space"></span>
         <button onClick=${again} disabled=${isBusy || !pair}>${t("new_pair")}</button>
       </header>
       <div class="scroll" tabindex="0" role="region" aria-label=${t("arena")}>
@@ -121,7 +120,7 @@ function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
 function Side({ side, letter, name, isWinner }) {
   return html`
     <section class=${`side ${isWinner ? "winner" : ""}`} aria-label=${name ?? letter}>
-      <h3><span class="letter">${letter}</span>${name ?? t("hidden")}</h3>
+      <h2><span class="letter">${letter}</span>${name ?? t("hidden")}</h2>
       ${side.turns.map((turn, place) => html`
         <p key=${`q${place}`} class="asked">${turn.question}</p>
         <${Text} key=${place} text=${turn.answer} />`)}

@@ -17,11 +17,20 @@ export function Chat() {
   const isPanelOpen = useStore((s) => s.isPanelOpen);
   return html`
     <main class="chat">
+      <${Title} />
       <${Head} />
       <${Talk} />
       <${Composer} />
     </main>
     ${isPanelOpen && html`<${Panel} />`}`;
+}
+
+function Title() {
+  const title = useStore((s) => s.conversation.title) || t("new_chat");
+  useEffect(() => {
+    document.title = `${title} · bobot`;
+  }, [title]);
+  return html`<h1 class="unseen">${title}</h1>`;
 }
 
 function Head() {

@@ -16,7 +16,7 @@ const renderer = {
     const label = escaped(name || t("code"));
     return `<div class="code"><div class="code-head"><span>${label}</span>` +
       `<button type="button" class="copy" data-act="copy">${escaped(t("copy"))}</button></div>` +
-      `<pre tabindex="0" role="region" aria-label="${label}">` +
+      `<pre tabindex="0" role="group" aria-label="${label}">` +
       `<code data-lang="${escaped(name)}">${escaped(text)}\n</code></pre></div>`;
   },
   link({ href, tokens }) {
@@ -32,7 +32,7 @@ const renderer = {
   table(token) {
     const row = (cells, tag) => `<tr>${cells.map((cell) => `<${tag}>` +
       `${this.parser.parseInline(cell.tokens)}</${tag}>`).join("")}</tr>`;
-    return `<div class="table" tabindex="0" role="region" aria-label="${escaped(t("table"))}">` +
+    return `<div class="table" tabindex="0" role="group" aria-label="${escaped(t("table"))}">` +
       `<table><thead>${row(token.header, "th")}</thead>` +
       `<tbody>${token.rows.map((cells) => row(cells, "td")).join("")}</tbody></table></div>`;
   },

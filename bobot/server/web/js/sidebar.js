@@ -20,7 +20,7 @@ export function Sidebar() {
   };
   return html`
     <nav class="sidebar" aria-label=${t("conversations")}>
-      <div class="brand"><span class="mark" aria-hidden="true"></span><h1>bobot</h1>
+      <div class="brand"><span class="mark" aria-hidden="true"></span><strong>bobot</strong>
         <button class="plain only-phone" aria-label=${t("close")}
           onClick=${() => set({ isSidebarOpen: false })}><${Icon} name="close" /></button></div>
       <button class="wide primary" onClick=${newChat}><${Icon} name="pen" />${t("new_chat")}</button>

@@ -50,12 +50,20 @@ export function LiveText({ text }) {
 }
 
 const nearby = new Map();
-let watcher = null;
+const watchers = new WeakMap(); // the box that scrolls -> its watcher
+
+function watcherOf(box) {
+  if (!watchers.has(box)) {
+    const look = (entries) => {
+      for (const entry of entries) if (entry.isIntersecting) nearby.get(entry.target)?.();
+    };
+    watchers.set(box, new IntersectionObserver(look, { root: box, rootMargin: `${AHEAD} 0px` }));
+  }
+  return watchers.get(box);
+}
 
 function watch(element, tell) {
-  watcher ??= new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) nearby.get(entry.target)?.();
-  }, { root: null, rootMargin: `${AHEAD} 0px` });
+  const watcher = watcherOf(element.closest(".talk"));
   nearby.set(element, tell);
   watcher.observe(element);
   return () => {
@@ -67,7 +75,7 @@ function watch(element, tell) {
 export function LazyText({ text }) {
   const [isNear, setNear] = useState(false);
   const element = useRef(null);
-  useEffect(() => (isNear ? undefined : watch(element.current, () => setNear(true))), [isNear]);
+  useEffect(() => (isNear ? undefined : watch(element.current.closest(".message"), () => setNear(true))), [isNear]);
   if (isNear) return html`<${Text} text=${text} />`;
   return html`<div class="prose far" ref=${element}>${text}</div>`;
 }
