@@ -46,6 +46,16 @@ def open_database(path: Path, ladder: Sequence[str]) -> sqlite3.Connection:
         ) from error
 
 
+def open_memory(ladder: Sequence[str]) -> sqlite3.Connection:
+    """A database that is never on the disk, and gone when it is closed."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    for step in ladder:
+        connection.executescript(step)
+    return connection
+
+
 def _prepare(connection: sqlite3.Connection, path: Path, ladder: Sequence[str]) -> None:
     connection.row_factory = sqlite3.Row
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")

@@ -78,13 +78,26 @@ def import_into(store: Store, values: Any) -> Report:
 
     Raises StorageError where it is neither.
     """
-    if isinstance(values, dict) and values.get("bobot_conversations") == FORM:
+    if _is_own_export(values):
         return _import(store, values.get("conversations"), _own)
-    if isinstance(values, list) and all(isinstance(v, dict) and "mapping" in v for v in values):
+    if _is_chatgpt_export(values):
         return _import(store, values, _chatgpt)
     raise StorageError(
         "this is neither an export of bobot nor ChatGPT's conversations.json; nothing was imported."
     )
+
+
+def is_export(values: Any) -> bool:
+    """Whether import_into reads these values."""
+    return _is_own_export(values) or _is_chatgpt_export(values)
+
+
+def _is_own_export(values: Any) -> bool:
+    return isinstance(values, dict) and values.get("bobot_conversations") == FORM
+
+
+def _is_chatgpt_export(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, dict) and "mapping" in v for v in values)
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,19 @@ from bobot.chat.store_rows import (
     stored_message,
 )
 from bobot.chat.store_schema import LADDER
-from bobot.database import open_database, translated
+from bobot.database import open_database, open_memory, translated
 from bobot.errors import NotFoundError
 
 
 class Store:
-    """One open file. Any thread may call; each call is one transaction. Raises StorageError."""
+    """One open file. Any thread may call; each call is one transaction. Raises StorageError.
 
-    def __init__(self, path: Path, ladder: Sequence[str] = LADDER) -> None:
-        self.path = path
-        self._connection = open_database(path, ladder)
+    Without a path it is in memory only: for conversations that shall leave no trace.
+    """
+
+    def __init__(self, path: Path | None, ladder: Sequence[str] = LADDER) -> None:
+        self.path = path or Path(":memory:")
+        self._connection = open_memory(ladder) if path is None else open_database(path, ladder)
         self._lock = threading.RLock()
         self._depth = 0
 

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from bobot.cli.loading import importing, waiting
+from bobot.cli.loading import importing, is_hosted, waiting
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
 from bobot.messages import tr
@@ -112,8 +112,12 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     with importing(), waiting(tr("loading the model ...")):
         from bobot.chat.service import ServiceLimits
+        from bobot.chat.store import Store
         from bobot.engine import EngineConfig
-        from bobot.server import app, hosts, keys, library, listen, models, settings
+        from bobot.server import app, hosts, keys, library, listen, models, page_files, settings
+        from bobot.server.page_chats import Chats
+        from bobot.server.page_models import hosted_sources
+        from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
     is_open = hosts.is_loopback(args.host)
     limits = settings.Settings(
@@ -127,8 +131,12 @@ def run(args: argparse.Namespace) -> int:
     shelf = library.Library(
         EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
     )
+    hosted = [name for name in args.models if is_hosted(name)]
+    local = [name for name in args.models if name not in hosted]
     served = models.Models(
-        shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
+        [*shelf.sources(local), *hosted_sources(hosted)],
+        _budget_bytes(args.memory),
+        any_model=args.any_model,
     )
     store = keys.KeyStore.open(user_paths().data / "server.db", given)
     ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
@@ -136,8 +144,19 @@ def run(args: argparse.Namespace) -> int:
     _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
     _tell_keys(store, needs_key=limits.needs_key)
     _show_requests()
-    application = app.create_app(served, limits, store, shelf)
-    stopped_by = listen.run(application, served, sockets, limits, lambda: _tell_models(served))
+    chats = Chats(Store(user_paths().store))
+    application = app.create_app(
+        served,
+        limits,
+        store,
+        shelf,
+        pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
+        open_prefixes=(page_files.FILES,),
+    )
+    try:
+        stopped_by = listen.run(application, served, sockets, limits, lambda: _tell_models(served))
+    finally:
+        chats.close()
     return 130 if stopped_by == signal.SIGINT else 0
 
 
@@ -171,6 +190,7 @@ def _tell_addresses(host: str, ports: list[int], is_open: bool) -> None:
     for port in ports:
         address = f"http://{name}:{port}"
         _tell(tr("listening on {address}  (OpenAI: {address}/v1)", address=address))
+    _tell(tr("chat in a browser: {address}", address=f"http://{name}:{ports[0]}/app/"))
     if not is_open:
         _tell(
             tr("other machines can reach it, and the line is not encrypted: see --host in --help")

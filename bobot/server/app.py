@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -54,10 +54,10 @@ def create_app(
     keys: KeyStore,
     library: Library,
     *,
-    extra_routes: Sequence[BaseRoute] = (),
+    pages: Callable[[Runner, Inflight], Sequence[BaseRoute]] | None = None,
     open_prefixes: tuple[str, ...] = (),
 ) -> Starlette:
-    """The ASGI application. `extra_routes` stand before its own; paths that begin with
+    """The ASGI application. The routes of `pages` stand before its own; paths that begin with
     `open_prefixes` need no key. app.state.inflight drains it, app.state.runner asks its models.
     """
     inflight = Inflight(settings.max_calls)
@@ -94,7 +94,7 @@ def create_app(
         keys.close()
 
     app = Starlette(
-        routes=[*extra_routes, *routes],
+        routes=[*(pages(runner, inflight) if pages else ()), *routes],
         middleware=[door],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,

@@ -28,7 +28,7 @@ from bobot.server.wire import encode
 
 requests_log = logging.getLogger("bobot.server.requests")
 
-OPEN_PATHS = frozenset({"/health", "/v1/health", "/"})
+OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/app", "/app/"})
 """Answered without a key; they tell nothing about the models."""
 
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}

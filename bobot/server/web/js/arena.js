@@ -1,0 +1,164 @@
+// The arena: two models answer the same question; the reader says which is better.
+import { announce } from "./announce.js";
+import * as api from "./api.js";
+import { guarded, loadList } from "./chats.js";
+import { Icon } from "./icons.js";
+import { Ratings } from "./ratings.js";
+import { LiveText, Text } from "./text.js";
+import { set, useStore } from "./state.js";
+import { html, useEffect, useRef, useState } from "./ui.js";
+import { t } from "./words.js";
+
+const VOTES = ["a", "b", "tie", "both_bad"];
+const LETTERS = ["A", "B"];
+const empty = () => ({ turns: [], now: null, error: null });
+
+export function Arena() {
+  const models = useStore((s) => s.models);
+  const [pair, setPair] = useState(null); // {id, is_blind, models}
+  const [sides, setSides] = useState([empty(), empty()]);
+  const [isBusy, setBusy] = useState(false);
+  const [isBlind, setBlind] = useState(true);
+  const [chosen, setChosen] = useState(["", ""]);
+  const [verdict, setVerdict] = useState(null);
+  const [numVotes, setNumVotes] = useState(0);
+  const now = useRef([empty(), empty()]);
+  const leaving = useRef(null);
+  const draw = () => setSides(now.current.map((side) => ({ ...side })));
+  useEffect(() => () => leaving.current?.abort(), []);
+
+  const again = () => {
+    now.current = [empty(), empty()];
+    setPair(null);
+    setVerdict(null);
+    draw();
+  };
+  const take = (event) => {
+    const side = now.current[event.side];
+    if (event.type === "error") side.error = event.error.message;
+    else if (event.type === "text") side.now += event.text;
+    requestAnimationFrame(draw);
+  };
+  const send = (content) => guarded(async () => {
+    leaving.current = new AbortController();
+    setBusy(true);
+    set({ failure: null });
+    try {
+      const wanted = { models: chosen.map((name) => name || null), is_blind: isBlind };
+      const mine = pair ?? (await api.post("/arena", wanted));
+      setPair(mine);
+      for (const side of now.current) Object.assign(side, { now: "", asked: content, error: null });
+      draw();
+      announce(t("answering"));
+      await api.stream("POST", `/arena/${mine.id}/answers`, { content }, take, leaving.current.signal);
+    } finally {
+      for (const side of now.current) {
+        if (side.now) side.turns.push({ question: content, answer: side.now });
+        side.now = null;
+      }
+      draw();
+      setBusy(false);
+      announce(now.current.map((side, i) =>
+        `${LETTERS[i]}: ${side.turns.at(-1)?.answer.slice(0, 1500) ?? ""}`).join("\n"));
+    }
+  });
+  const vote = (winner) => guarded(async () => {
+    const found = await api.post(`/arena/${pair.id}/vote`, { winner });
+    setVerdict({ ...found, winner });
+    setNumVotes(numVotes + 1);
+    announce(t("was_who", { a: found.models[0], b: found.models[1] }));
+    await loadList();
+  });
+  const mayVote = pair && !verdict && !isBusy && sides.every((side) => side.turns.length > 0);
+  return html`
+    <main class="arena">
+      <header class="bar">
+        <button class="plain only-phone" aria-label=${t("conversations")}
+          onClick=${() => set({ isSidebarOpen: true })}><${Icon} name="menu" /></button>
+        <h1>${t("arena")}</h1><span class="space"></span>
+        <button onClick=${again} disabled=${isBusy || !pair}>${t("new_pair")}</button>
+      </header>
+      <div class="scroll" tabindex="0" role="region" aria-label=${t("arena")}>
+        ${!pair && html`<${Setup} models=${models} isBlind=${isBlind} setBlind=${setBlind}
+          chosen=${chosen} setChosen=${setChosen} />`}
+        ${pair && html`<div class="columns">${sides.map((side, place) => html`
+          <${Side} key=${place} side=${side} letter=${LETTERS[place]}
+            name=${verdict?.models[place] ?? pair.models?.[place]}
+            isWinner=${verdict?.winner === VOTES[place]} />`)}</div>`}
+        ${mayVote && html`<${Vote} vote=${vote} />`}
+        ${verdict && html`<p class="verdict" role="status">
+          ${t("was_who", { a: verdict.models[0], b: verdict.models[1] })}
+          <a href=${`#c/${verdict.conversation}`}>${t("open_conversation")}</a></p>`}
+        <${Failed} />
+        <${Ratings} numVotes=${numVotes} />
+      </div>
+      ${!verdict && html`<${Ask} send=${send} isBusy=${isBusy} stop=${() => leaving.current?.abort()} />`}
+    </main>`;
+}
+
+function Failed() {
+  const failure = useStore((s) => s.failure);
+  return failure && html`<div class="failure" role="alert"><p>${failure}</p></div>`;
+}
+
+function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
+  const pick = (place) => (event) =>
+    setChosen(chosen.map((name, i) => (i === place ? event.target.value : name)));
+  return html`<div class="setup">
+    <p>${t("arena_hint")}</p>
+    <label class="check"><input type="checkbox" checked=${isBlind}
+      onChange=${(event) => setBlind(event.target.checked)} />${t("blind_hint")}</label>
+    <div class="grid">${LETTERS.map((letter, place) => html`
+      <label key=${letter}>${t("model_letter", { letter })}
+        <select value=${chosen[place]} onChange=${pick(place)}>
+          <option value="">${t("any_model")}</option>
+          ${models.map((model) => html`<option value=${model.name}>${model.name}</option>`)}
+        </select></label>`)}</div>
+  </div>`;
+}
+
+function Side({ side, letter, name, isWinner }) {
+  return html`
+    <section class=${`side ${isWinner ? "winner" : ""}`} aria-label=${name ?? letter}>
+      <h2><span class="letter">${letter}</span>${name ?? t("hidden")}</h2>
+      ${side.turns.map((turn, place) => html`
+        <p key=${`q${place}`} class="asked">${turn.question}</p>
+        <${Text} key=${place} text=${turn.answer} />`)}
+      ${side.now !== null && html`<p class="asked">${side.asked}</p>
+        ${side.now ? html`<${LiveText} text=${side.now} />`
+          : !side.error && html`<p class="waiting"><span class="dots" aria-hidden="true"></span>
+            ${t("waiting")}</p>`}`}
+      ${side.error && html`<p class="failure">${side.error}</p>`}
+    </section>`;
+}
+
+const Vote = ({ vote }) => html`
+  <div class="votes" role="group" aria-label=${t("which_better")}>
+    <p>${t("which_better")}</p>
+    ${VOTES.map((winner) => html`
+      <button key=${winner} onClick=${() => vote(winner)}>${t(`vote_${winner}`)}</button>`)}
+  </div>`;
+
+function Ask({ send, isBusy, stop }) {
+  const [text, setText] = useState("");
+  const submit = (event) => {
+    event.preventDefault();
+    if (!text.trim() || isBusy) return;
+    send(text);
+    setText("");
+  };
+  const keys = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  };
+  return html`<form class="composer" onSubmit=${submit}>
+    <textarea id="question" rows="2" value=${text} placeholder=${t("ask_both")}
+      aria-label=${t("ask_both")} onInput=${(event) => setText(event.target.value)}
+      onKeyDown=${keys} />
+    <div class="below"><span class="space"></span>
+      ${isBusy
+        ? html`<button type="button" class="round" aria-label=${t("stop_answer")} onClick=${stop}>
+            <${Icon} name="stop" /></button>`
+        : html`<button class="round primary" aria-label=${t("send")} disabled=${!text.trim()}>
+            <${Icon} name="send" /></button>`}
+    </div></form>`;
+}

@@ -1,0 +1,51 @@
+// What is added to a finished block: colours of code, set formulas. The libraries are loaded when
+// the first block needs them.
+import { clean } from "./markdown.js";
+
+const MAX_CODE = 60000; // letters; longer code stays plain
+
+let highlighter = null;
+let formulas = null;
+
+const colours = () => (highlighter ??= import("../vendor/highlight.js").then((m) => m.default));
+
+const temml = () => (formulas ??= new Promise((resolve, reject) => {
+  const script = document.createElement("script");
+  script.src = "/app/web/vendor/temml.js";
+  script.onload = () => resolve(window.temml);
+  script.onerror = reject;
+  document.head.append(script);
+}));
+
+export async function enhance(element) {
+  const codes = [...element.querySelectorAll("code[data-lang]")]
+    .filter((code) => code.dataset.lang && code.textContent.length < MAX_CODE);
+  if (codes.length) {
+    const hljs = await colours();
+    for (const code of codes) {
+      if (!hljs.getLanguage(code.dataset.lang)) continue;
+      const found = hljs.highlight(code.textContent, {
+        language: code.dataset.lang, ignoreIllegals: true,
+      });
+      code.innerHTML = clean(found.value);
+    }
+  }
+  const places = [...element.querySelectorAll(".maths")];
+  if (places.length) {
+    const library = await temml();
+    for (const place of places) setFormula(library, place);
+  }
+}
+
+function setFormula(library, place) {
+  const isBlock = place.dataset.block === "true";
+  try {
+    const found = library.renderToString(place.dataset.tex, { displayMode: isBlock });
+    // The page's policy allows no style attributes, not even in a document that is only looked at.
+    const plain = found.replace(/ style="[^"]*"/g, "");
+    place.innerHTML = clean(plain, { USE_PROFILES: { mathMl: true }, FORBID_ATTR: ["style"] });
+    place.classList.add("set");
+  } catch {
+    place.classList.add("unset"); // no TeX: it stays as it was written
+  }
+}

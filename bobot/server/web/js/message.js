@@ -1,0 +1,151 @@
+// One message: who said it, what, what can be done with it, and the way to its other branches.
+import { announce } from "./announce.js";
+import { edit, regenerate, turn } from "./answers.js";
+import { Icon } from "./icons.js";
+import * as live from "./live.js";
+import { LazyText, LiveText } from "./text.js";
+import { speedText } from "./models.js";
+import { useStore } from "./state.js";
+import { Tokens } from "./tokens.js";
+import { Component, html, useEffect, useReducer, useState } from "./ui.js";
+import { number, t } from "./words.js";
+
+export class Message extends Component {
+  shouldComponentUpdate(next) {
+    const old = this.props;
+    return next.message !== old.message || next.isLive !== old.isLive ||
+      next.siblings.length !== old.siblings.length;
+  }
+
+  render({ message, isLive, siblings }) {
+    const isUser = message.role === "user";
+    const who = isUser ? t("you") : message.model ?? t(`role_${message.role}`);
+    return html`
+      <article class=${`message ${isUser ? "from-user" : "from-model"}`} tabindex="-1"
+        data-id=${message.id} aria-label=${who} aria-busy=${isLive}>
+        ${!isUser && html`<p class="who">${who}</p>`}
+        ${isUser ? html`<${Question} message=${message} />`
+          : isLive ? html`<${LiveAnswer} message=${message} />`
+          : html`<${Answer} message=${message} />`}
+        ${!isLive && !isUser && html`<${Tools} message=${message} siblings=${siblings} />`}
+        ${isUser && siblings.length > 1 && html`<${Turner} message=${message} siblings=${siblings} />`}
+      </article>`;
+  }
+}
+
+function Question({ message }) {
+  const typed = message.extra.typed ?? message.content;
+  const files = message.extra.attachments ?? [];
+  const [text, setText] = useState(null);
+  if (text !== null) {
+    const submit = (event) => {
+      event.preventDefault();
+      setText(null);
+      edit(message, text);
+    };
+    const keys = (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+      if (event.key === "Escape") setText(null);
+    };
+    return html`<form class="editor" onSubmit=${submit}>
+      <textarea autofocus rows=${Math.min(12, text.split("\n").length + 1)} value=${text}
+        aria-label=${t("edit_question")} ref=${(element) => element?.focus()}
+        onInput=${(event) => setText(event.target.value)} onKeyDown=${keys} />
+      <div class="buttons"><button type="button" onClick=${() => setText(null)}>${t("cancel")}</button>
+        <button class="primary" disabled=${!text.trim() && !files.length}>${t("send")}</button></div>
+    </form>`;
+  }
+  return html`
+    <div class="bubble">
+      <p class="typed">${typed}</p>
+      ${files.length > 0 && html`<ul class="chips">${files.map((file) => html`
+        <li class="chip"><${Icon} name="clip" />${file.name}
+          <small>${t("letters", { n: number(file.text.length) })}</small></li>`)}</ul>`}
+    </div>
+    <div class="tools at-user">
+      <${CopyButton} text=${typed} />
+      <button class="plain" aria-label=${t("edit_question")} title=${t("edit_question")}
+        onClick=${() => setText(typed)}><${Icon} name="edit" /></button>
+    </div>`;
+}
+
+function Answer({ message }) {
+  const showsTokens = useStore((s) => s.showsTokens);
+  return html`
+    ${message.reasoning && html`<${Reasoning} text=${message.reasoning} />`}
+    ${showsTokens && message.has_tokens
+      ? html`<${Tokens} message=${message} />` : html`<${LazyText} text=${message.content} />`}
+    ${message.is_partial && html`<p class="note">${t("cut_off")}</p>`}
+    ${message.finish_reason === "stopped" && html`<p class="note">${t("was_stopped")}</p>`}
+    ${message.finish_reason === "length" && html`<p class="note">${t("was_too_long")}</p>`}`;
+}
+
+function LiveAnswer({ message }) {
+  const [, draw] = useReducer((count) => count + 1, 0);
+  const entry = live.find(message.id);
+  useEffect(() => {
+    entry?.listeners.add(draw);
+    return () => entry?.listeners.delete(draw);
+  }, [entry]);
+  const showsTokens = useStore((s) => s.showsTokens);
+  if (!entry || (!entry.text && !entry.reasoning)) {
+    return html`<p class="waiting"><span class="dots" aria-hidden="true"></span>
+      ${entry?.prompt ? t("reading", { n: number(entry.prompt) }) : t("waiting")}</p>`;
+  }
+  const speed = live.speedOf(entry);
+  return html`
+    ${entry.reasoning && html`
+      <${Reasoning} text=${entry.reasoning} isOpen=${!entry.text} />`}
+    ${showsTokens && entry.tokens.length
+      ? html`<${Tokens} tokens=${entry.tokens} />` : html`<${LiveText} text=${entry.text} />`}
+    <p class="meter" aria-hidden="true">${t("tokens_so_far", { n: number(entry.num) })}
+      ${speed && ` · ${speedText(speed)}`}</p>`;
+}
+
+function Reasoning({ text, isOpen = false }) {
+  return html`<details class="reasoning" open=${isOpen}>
+    <summary>${t(isOpen ? "thinking" : "thoughts")}</summary><p>${text}</p></details>`;
+}
+
+function Tools({ message, siblings }) {
+  return html`<div class="tools">
+    <${Turner} message=${message} siblings=${siblings} />
+    <${CopyButton} text=${message.content} />
+    <button class="plain" aria-label=${t("regenerate")} title=${t("regenerate")}
+      onClick=${() => regenerate(message)}><${Icon} name="again" /></button>
+    <${Facts} usage=${message.usage} />
+  </div>`;
+}
+
+// What the answer took: tokens, speed, and money where a host asks for it.
+function Facts({ usage }) {
+  if (!usage) return null;
+  const { completion_tokens: num, completion_s: seconds, cost_usd: cost } = usage;
+  const found = [t("tokens", { n: number(num) })];
+  if (seconds > 0 && num > 1) found.push(speedText((num - 1) / seconds));
+  if (cost !== null && cost !== undefined) found.push(`$${cost.toFixed(4)}`);
+  return html`<span class="facts">${found.join(" · ")}</span>`;
+}
+
+function Turner({ message, siblings }) {
+  if (siblings.length < 2) return null;
+  const place = siblings.indexOf(message.id);
+  return html`<span class="turner" role="group" aria-label=${t("branches")}>
+    <button class="plain" aria-label=${t("branch_before")} disabled=${place === 0}
+      onClick=${() => turn(message, -1)}><${Icon} name="left" /></button>
+    <span>${t("of", { n: place + 1, count: siblings.length })}</span>
+    <button class="plain" aria-label=${t("branch_after")} disabled=${place === siblings.length - 1}
+      onClick=${() => turn(message, 1)}><${Icon} name="right" /></button></span>`;
+}
+
+function CopyButton({ text }) {
+  const [isDone, setDone] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setDone(true);
+    announce(t("copied"));
+    setTimeout(() => setDone(false), 1500);
+  };
+  return html`<button class="plain" aria-label=${t("copy")} title=${t("copy")} onClick=${copy}>
+    <${Icon} name=${isDone ? "check" : "copy"} /></button>`;
+}

@@ -1,0 +1,44 @@
+// Models to choose from: whether each fits this machine, and how fast it will be.
+import { useStore } from "./state.js";
+import { html } from "./ui.js";
+import { number, t } from "./words.js";
+
+const KINDS = { fits: "good", "may be slow": "fair", "won't fit": "bad" };
+const NAMES = { fits: "fits", "may be slow": "may_be_slow", "won't fit": "wont_fit" };
+
+export function Pill({ model }) {
+  if (!model) return null;
+  if (model.is_hosted) return html`<span class="pill hosted">${t("hosted")}</span>`;
+  const verdict = model.fit?.verdict;
+  if (!verdict) return html`<span class="pill">${t(model.fit ? "unknown" : "measuring")}</span>`;
+  return html`<span class=${`pill ${KINDS[verdict]}`}>${t(NAMES[verdict])}</span>`;
+}
+
+export const speedText = (value) => t("speed", { n: number(value, value < 10 ? 1 : 0) });
+
+const GIB = 1 << 30;
+
+function facts(model) {
+  const found = [];
+  if (model.num_parameters) found.push(`${number(model.num_parameters / 1e9, 1)} B`);
+  if (model.size_bytes) found.push(`${number(model.size_bytes / GIB, 1)} GiB`);
+  if (model.context) found.push(t("context_of", { n: number(model.context) }));
+  if (model.is_hosted) found.push(t("goes_to", { owner: model.owner }));
+  return found.join(" · ");
+}
+
+export function ModelList({ choose, chosen }) {
+  const models = useStore((s) => s.models);
+  const isPrivate = useStore((s) => s.conversation?.is_private);
+  return html`<ul class="models">${models.map((model) => {
+    const isBarred = isPrivate && model.is_hosted;
+    return html`<li key=${model.name}>
+      <button aria-pressed=${model.name === chosen} disabled=${isBarred}
+        onClick=${() => choose(model.name)}>
+        <span class="name">${model.name}</span><${Pill} model=${model} />
+        <span class="facts">${isBarred ? t("private_bars") : facts(model)}</span>
+        ${model.fit?.tokens_per_s && html`
+          <span class="speed">${speedText(model.fit.tokens_per_s)}</span>`}
+      </button></li>`;
+  })}</ul>`;
+}
