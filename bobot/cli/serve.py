@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from bobot.cli.loading import importing, is_hosted, waiting
+from bobot.cli.loading import importing, waiting
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
 from bobot.messages import tr
@@ -116,7 +116,6 @@ def run(args: argparse.Namespace) -> int:
         from bobot.engine import EngineConfig
         from bobot.server import app, hosts, keys, library, listen, models, page_files, settings
         from bobot.server.page_chats import Chats
-        from bobot.server.page_models import hosted_sources
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
     is_open = hosts.is_loopback(args.host)
@@ -131,12 +130,8 @@ def run(args: argparse.Namespace) -> int:
     shelf = library.Library(
         EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
     )
-    hosted = [name for name in args.models if is_hosted(name)]
-    local = [name for name in args.models if name not in hosted]
     served = models.Models(
-        [*shelf.sources(local), *hosted_sources(hosted)],
-        _budget_bytes(args.memory),
-        any_model=args.any_model,
+        shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
     )
     store = keys.KeyStore.open(user_paths().data / "server.db", given)
     ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]

@@ -66,8 +66,8 @@ class Library:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
 
     def sources(self, names: Iterable[str]) -> list[Source]:
-        """Those named, or without a name the embedded model and all others on this machine.
-        Raises NotFoundError.
+        """Those named, or without a name the embedded model, all others on this machine, and the
+        hosted ones for which the environment has a key. Raises NotFoundError.
         """
         names = list(names)
         if names:
@@ -78,7 +78,7 @@ class Library:
                 found.append(self._source(name, path))
             except BobotError as error:
                 log.warning("%s is not served: %s", name, error)
-        return found
+        return [*found, *map(_hosted, gateway.model_names())]
 
     def source(self, name: str) -> Source:
         """A model of this machine, or HOST:MODEL of a hosted one. Raises NotFoundError,
@@ -166,7 +166,8 @@ def _hosted(name: str) -> Source:
     async def open_it() -> Opened:
         return Opened(gateway.open_model(name))
 
-    facts = Facts(context=checked.max_model_len, owner=name.partition(":")[0])
+    owner = name.partition(":")[0]
+    facts = Facts(context=checked.max_model_len, owner=owner, is_hosted=True)
     return Source(name, facts, lambda: 0, open_it)
 
 

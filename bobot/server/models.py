@@ -37,6 +37,8 @@ class Facts:
     digest: str | None = None
     owner: str = "bobot"
     path: str | None = None
+    is_hosted: bool = False
+    """Others run it: what is asked leaves this machine."""
 
 
 @dataclass(frozen=True)

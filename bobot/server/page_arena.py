@@ -23,7 +23,6 @@ from bobot.errors import NotFoundError, RequestError
 from bobot.server.calls import Call, Reply, Stream, openai_stream
 from bobot.server.failures import failure_of, openai_error
 from bobot.server.page_bodies import NewPair, PairQuestion, PairVote
-from bobot.server.page_models import HOSTED
 from bobot.server.running import Runner
 from bobot.server.wire import decode, sse
 
@@ -96,7 +95,7 @@ class ArenaRoutes:
         """A hosted model takes part only where it is named: what is asked leaves the machine."""
         models = self._runner.models
         given = [None if name is None else models.name_of(name) for name in body.models]
-        local = [one.name for one in models.listed() if one.facts.form != HOSTED]
+        local = [one.name for one in models.listed() if not one.facts.is_hosted]
         free = [name for name in local if name not in given]
         if given[0] is not None and given[0] == given[1]:
             raise ParameterError("{param}: the two models are the same.", param="models")

@@ -8,28 +8,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from bobot import gateway, hardware
+from bobot import hardware
 from bobot.errors import BobotError
 from bobot.server.calls import Call, Reply
-from bobot.server.models import Facts, Listed, Models, Opened, Source
+from bobot.server.models import Listed, Models
 from bobot.weights.fit import estimate
 from bobot.weights.speed import Speeds
 from bobot.weights.subject import subject_of
-
-HOSTED = "hosted"
-"""Facts.form of a model that others run."""
-
-
-def hosted_sources(named: list[str]) -> list[Source]:
-    """These hosted models, and all for which the environment has a key. Nothing is sent."""
-    return [_hosted(name) for name in dict.fromkeys([*named, *gateway.model_names()])]
-
-
-def _hosted(name: str) -> Source:
-    async def open_it() -> Opened:
-        return Opened(gateway.open_model(name))
-
-    return Source(name, Facts(form=HOSTED, owner=name.partition(":")[0]), lambda: 0, open_it)
 
 
 class ModelRoutes:
@@ -72,7 +57,7 @@ class ModelRoutes:
         facts = listed.facts
         return {
             "name": listed.name,
-            "is_hosted": facts.form == HOSTED,
+            "is_hosted": facts.is_hosted,
             "owner": facts.owner,
             "state": listed.state,
             "context": listed.max_model_len,

@@ -78,11 +78,11 @@ def _scored(piece: str, number: int) -> TokenLogprob:
     return TokenLogprob(1, piece.encode(), math.log(share), (*top, (3, b"\n", math.log(other))))
 
 
-def source(name: str, answer: str, pause_s: float, form: str = "bfloat16") -> Source:
+def source(name: str, answer: str, pause_s: float, *, is_hosted: bool = False) -> Source:
     async def open_it() -> Opened:
         return Opened(Scripted(name, answer, pause_s))  # type: ignore[arg-type]
 
-    facts = Facts(context=8192, num_parameters=1_200_000_000, size_bytes=2_400_000_000, form=form)
+    facts = Facts(context=8192, num_parameters=1_200_000_000, is_hosted=is_hosted)
     return Source(name, facts, lambda: 0, open_it)
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     if not store.conversations():
         long_conversation(store)
     chats = Chats(store)
-    hosted = source("desk:big-model", "Hosted.", 0.01, form="hosted")
+    hosted = source("desk:big-model", "Hosted.", 0.01, is_hosted=True)
     sources = [source("tulip-1b", ANSWER, 0.01), source("rose-3b", ANSWER[:200], 0.005), hosted]
     models, limits = Models(sources, 1 << 40), Settings()
     keys = KeyStore.open(folder / "server.db", [])

@@ -19,7 +19,6 @@ from bobot.server.keys import KeyStore
 from bobot.server.models import Facts, Models
 from bobot.server.page_chats import Chats
 from bobot.server.page_files import FILES
-from bobot.server.page_models import HOSTED
 from bobot.server.page_routes import page_routes
 from bobot.server.settings import Settings
 
@@ -355,7 +354,7 @@ def test_models_are_listed_with_what_is_known(page: Callable[..., Talk]) -> None
 def test_a_hosted_model_is_in_the_arena_only_when_it_is_named(page: Callable[..., Talk]) -> None:
     talk = page(ScriptedModel("rose"), ScriptedModel("tulip"))
     far = source_of(ScriptedModel("desk:big"))
-    talk.models.add(dataclasses.replace(far, facts=Facts(form=HOSTED, owner="desk")))
+    talk.models.add(dataclasses.replace(far, facts=Facts(is_hosted=True, owner="desk")))
     for _ in range(20):
         drawn = talk.ask(f"{API}/arena", {"is_blind": False}).json()["models"]
         assert sorted(drawn) == ["rose", "tulip"]
