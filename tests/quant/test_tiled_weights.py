@@ -7,7 +7,7 @@ import torch
 from packed_blocks import random_rows, random_scales
 
 from bobot import kernels
-from bobot.ops.linear import linear
+from bobot.ops.linear import MIN_ROWS, linear, tiles_beat_torch
 from bobot.quant import four_bit_floats, int4, mxfp4, scaled
 from bobot.quant.gguf_types import BLOCK_TYPES, weight_from_blocks
 from bobot.quant.interleaved import interleaved
@@ -137,7 +137,9 @@ def test_products_are_those_of_the_values(make, num_rows: int):
     out = linear(half, tiled(weight), bias)
     assert out.dtype == torch.bfloat16
     exact = half.double() @ weight.dequantize().double().T + bias
-    assert ((out - exact).abs() / sizes).max() < 2**-8
+    # Where torch multiplies, it rounds the weights, the product, and the sum with the bias.
+    is_ours = num_rows < MIN_ROWS or tiles_beat_torch(half.dtype)
+    assert ((out - exact).abs() / sizes).max() < (2**-8 if is_ours else 3 * 2**-9)
 
 
 @pytest.mark.parametrize("num_rows", [1, 6, 40])
