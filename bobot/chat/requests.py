@@ -299,8 +299,9 @@ def _checked_message(message: Mapping[str, Any], param: str) -> dict[str, Any]:
         raise ParameterError("The content of a message is a text.", param=f"{param}.content")
     for number, call in enumerate(message.get("tool_calls") or ()):
         function = call.get("function") if isinstance(call, Mapping) else None
-        is_call = isinstance(function, Mapping) and isinstance(function.get("name"), str)
-        if not is_call or not isinstance(function.get("arguments"), str | Mapping):
+        function = function if isinstance(function, Mapping) else {}
+        is_named = isinstance(function.get("name"), str)
+        if not is_named or not isinstance(function.get("arguments"), str | Mapping):
             raise ParameterError(
                 "A tool call has a function with a name and arguments, a text.",
                 param=f"{param}.tool_calls[{number}]",

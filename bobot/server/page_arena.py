@@ -195,8 +195,9 @@ def _keep(store: Store, pair: _Pair, vote: PairVote) -> str:
     """The vote, and both sides below the question they share."""
     first = pair.sides[0].turns[0]["content"]
     with store.transaction():
-        names = [side.model for side in pair.sides]
-        arena = {"models": names, "winner": vote.winner, "is_blind": pair.asked.is_blind}
+        first_side, second_side = pair.sides
+        names = (first_side.model, second_side.model)
+        arena = {"models": list(names), "winner": vote.winner, "is_blind": pair.asked.is_blind}
         conversation = store.create(
             title=" ".join(first.split())[:60],
             system=pair.asked.system,
