@@ -1,8 +1,8 @@
 """A step in one C++ call, from ids to logits.
 
 Decoding in torch is bound by the cost of its some 60 operations a layer where the model is small,
-and by its attention where the context is long. What is computed is models/llama.py, mixtral.py and
-gpt_oss.py, in float32; the tests hold the two together.
+and by its attention where the context is long. What is computed is models/llama.py, mixtral.py,
+gpt_oss.py and grok1.py, in float32; the tests hold the two together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch import Tensor
 from bobot import kernels
 from bobot.engine.fused_layers import (
     CACHE_DTYPES,
-    LAYERS,
+    FAMILIES,
     TILE_PARTS,
-    Arguments,
+    Family,
+    Layer,
     NoKernelError,
     floats,
     matrix,
@@ -41,9 +42,11 @@ each other."""
 class FusedDecoder:
     """A model and its cache, for batches of at most `max_tokens` tokens; None: of any size."""
 
-    def __init__(self, model: Any, cache: KVCache, layers: list[Arguments]) -> None:
-        decoder, spec = model.model, model.kv_specs()[0]
-        self.vocab_size: int = model.config.vocab_size
+    def __init__(self, model: Any, cache: KVCache, family: Family) -> None:
+        decoder, spec, config = model.model, model.kv_specs()[0], model.config
+        layers = [family.layer(layer) for layer in decoder.layers]
+        hidden_id = family.hidden_id(config)
+        self.vocab_size: int = config.vocab_size
         self.max_tokens = _max_tokens(layers, cache.keys[0].dtype)
         self.layer_bytes = _layer_bytes(layers)
         self.native = kernels.decoder(
@@ -51,16 +54,21 @@ class FusedDecoder:
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             block_size=cache.block_size,
-            eps=model.config.rms_norm_eps,
+            eps=config.rms_norm_eps,
             frequencies=decoder.frequencies,
             rope_factor=decoder.rope_factor,
             embedding=matrix(decoder.embed_tokens.weight),
+            embedding_factor=family.embedding_factor(config),
             lm_head=matrix(model.lm_head.weight),
-            norm_D=floats(decoder.norm.weight),
+            norm_D=floats(decoder.norm.weight) * family.logits_factor(config),
             activations=_activations(model, cache),
+            hidden=None if hidden_id is None else cache.hidden_P,
+            hidden_id=hidden_id or 0,
         )
         for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
-            self.native.add_layer(keys=keys, values=values, **layer)
+            cached = {"attention": {"keys": keys, "values": values}}
+            for part, arguments in layer.items():
+                getattr(self.native, f"add_{part}")(**arguments, **cached.get(part, {}))
 
     def takes(self, num_tokens: int) -> bool:
         return self.max_tokens is None or num_tokens <= self.max_tokens
@@ -91,7 +99,7 @@ class FusedDecoder:
         return num_threads if is_enough else 1
 
 
-def _layer_bytes(layers: list[Arguments]) -> int:
+def _layer_bytes(layers: list[Layer]) -> int:
     """Of the matrices of a layer, on average."""
     arrays = [part for matrix in _matrices(layers) for part in matrix if isinstance(part, Tensor)]
     return sum(array.nbytes for array in arrays) // len(layers)
@@ -107,30 +115,29 @@ def _activations(model: Any, cache: KVCache) -> str:
     return kernel_activations(cache.keys[0].dtype, chosen[0] if chosen else None)
 
 
-def _max_tokens(layers: list[Arguments], dtype: torch.dtype) -> int | None:
+def _max_tokens(layers: list[Layer], dtype: torch.dtype) -> int | None:
     if any(len(matrix) != TILE_PARTS for matrix in _matrices(layers)):
         return MAX_TOKENS
     return None if tiles_beat_torch(dtype) else MAX_TOKENS_OF_TILES
 
 
-def _matrices(layers: list[Arguments]) -> list[tuple[Any, ...]]:
+def _matrices(layers: list[Layer]) -> list[tuple[Any, ...]]:
     """Every matrix of the layers but routers, as the kernels take it."""
-    names = ("q", "k", "v", "o", "gate", "up", "down")
-    linears = (layer[name] for layer in layers for name in names)
-    return [linear[0] for linear in linears if linear is not None]
+    parts = (layer[part] for layer in layers for part in ("attention", "mlp"))
+    values = (value for part in parts for value in part.values())
+    return [value[0] for value in values if isinstance(value, tuple)]
 
 
 def fused_decoder(model: Any, cache: KVCache) -> FusedDecoder | None:
     """The decoder of a model that it can compute: one of its families, on the CPU, whose matrices
     have kernels. None for any other.
     """
-    arguments_of = LAYERS.get(type(model))
-    if arguments_of is None or not kernels.available or cache.device.type != "cpu":
+    family = FAMILIES.get(type(model))
+    if family is None or not kernels.available or cache.device.type != "cpu":
         return None
     if cache.keys[0].dtype not in CACHE_DTYPES:
         return None
     try:
-        layers = [arguments_of(layer) for layer in model.model.layers]
-        return FusedDecoder(model, cache, layers)
+        return FusedDecoder(model, cache, family)
     except NoKernelError:
         return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from bobot.layers.context import AttentionSpec
 from bobot.layers.linear import Linear
 from bobot.layers.mlp import SwiGLU
 from bobot.models.gpt_oss import GptOss, GptOssLayer
+from bobot.models.grok1 import Grok1, Grok1Layer
 from bobot.models.llama import Llama, LlamaLayer
 from bobot.models.mixtral import Mixtral, MixtralLayer
 from bobot.quant.native import packed_rows
@@ -23,8 +25,12 @@ from bobot.quant.tiles import TileFormat
 from bobot.quant.weight import QuantWeight, Weight
 
 Arguments = dict[str, Any]
-PLAIN_SWIGLU = {"alpha": 1.0, "limit": math.inf, "up_offset": 0.0}
-ONE_NETWORK = {"router": None, "num_experts": 1, "num_active": 1}
+Layer = dict[str, Arguments]
+"""The parts of a layer in order: attention, mlp and, where there are experts, router."""
+LinearParts = tuple[kernels.Matrix, Tensor | None]
+SWIGLU = {"alpha": 1.0, "cubic": 0.0, "limit": math.inf, "up_offset": 0.0}
+GELU = SWIGLU | {"alpha": 2 * math.sqrt(2 / math.pi), "cubic": 0.044715}
+"""With tanh, whose (1 + tanh(x)) / 2 is sigmoid(2 x)."""
 
 
 class NoKernelError(Exception):
@@ -51,70 +57,137 @@ def floats(vector: Tensor) -> Tensor:
     return vector.detach().float().contiguous()
 
 
-def linear(module: nn.Module) -> tuple[kernels.Matrix, Tensor | None]:
+def linear(module: nn.Module) -> LinearParts:
     if type(module) is not Linear:
         raise NoKernelError
     bias: Tensor | None = module.bias
     return matrix(module.weight), None if bias is None else floats(bias)
 
 
-def attention(layer: Any) -> Arguments:
-    """Norms and grouped-query attention, alike in all families."""
-    spec: AttentionSpec = layer.self_attn.spec
+def attention(
+    attn: Any, norm: nn.Module, norm_after: nn.Module | None = None, sinks: Tensor | None = None
+) -> Arguments:
+    """Grouped-query attention, alike in all families but one."""
+    spec: AttentionSpec = attn.spec
     return {
-        "attention_norm": floats(layer.input_layernorm.weight),
-        "mlp_norm": floats(layer.post_attention_layernorm.weight),
-        **{name: linear(layer.self_attn.get_submodule(f"{name}_proj")) for name in "qkvo"},
-        "sinks": None,
+        "norm": floats(norm.weight),
+        "norm_after": None if norm_after is None else floats(norm_after.weight),
+        **{name: linear(attn.get_submodule(f"{name}_proj")) for name in "qkvo"},
+        "sinks": None if sinks is None else floats(sinks),
         "window": spec.sliding_window or 0,
         "scale": spec.scale,
         "softcap": spec.logit_softcap or 0.0,
     }
 
 
-def llama_layer(layer: LlamaLayer) -> Arguments:
-    mlp: SwiGLU = layer.mlp
-    matrices = {
-        "gate": linear(mlp.gate_proj),
-        "up": linear(mlp.up_proj),
-        "down": linear(mlp.down_proj),
+def router(
+    linear: LinearParts, num_active: int, scores: str = "softmax of chosen", **rules: Any
+) -> Arguments:
+    """Who picks among experts, if there is a choice."""
+    return {
+        "router": linear,
+        "num_active": num_active,
+        "scores": scores,
+        "choice_bias": None,
+        "num_groups": 1,
+        "num_best_groups": 1,
+        "factor": 1.0,
+        **rules,
     }
-    return attention(layer) | matrices | ONE_NETWORK | PLAIN_SWIGLU
 
 
-def mixtral_layer(layer: MixtralLayer) -> Arguments:
+def llama_layer(layer: LlamaLayer) -> Layer:
+    mlp: SwiGLU = layer.mlp
+    return {
+        "attention": attention(layer.self_attn, layer.input_layernorm),
+        "mlp": {
+            "norm": floats(layer.post_attention_layernorm.weight),
+            "norm_after": None,
+            "gate": linear(mlp.gate_proj),
+            "up": linear(mlp.up_proj),
+            "down": linear(mlp.down_proj),
+            "num_experts": 1,
+            **SWIGLU,
+        },
+    }
+
+
+def mixtral_layer(layer: MixtralLayer) -> Layer:
     moe = layer.block_sparse_moe
     experts = moe.experts
-    matrices = {
-        "router": linear(moe.gate),
-        "gate": (matrix(experts.w1), None),
-        "up": (matrix(experts.w3), None),
-        "down": (matrix(experts.w2), None),
-        "num_experts": moe.gate.out_features,
-        "num_active": moe.num_active,
+    return {
+        "attention": attention(layer.self_attn, layer.input_layernorm),
+        "mlp": {
+            "norm": floats(layer.post_attention_layernorm.weight),
+            "norm_after": None,
+            "gate": (matrix(experts.w1), None),
+            "up": (matrix(experts.w3), None),
+            "down": (matrix(experts.w2), None),
+            "num_experts": moe.gate.out_features,
+            **SWIGLU,
+        },
+        "router": router(linear(moe.gate), moe.num_active),
     }
-    return attention(layer) | matrices | PLAIN_SWIGLU
 
 
-def gpt_oss_layer(layer: GptOssLayer) -> Arguments:
+def gpt_oss_layer(layer: GptOssLayer) -> Layer:
     mlp, experts = layer.mlp, layer.mlp.experts
-    return attention(layer) | {
-        "sinks": floats(layer.self_attn.sinks),
-        "router": linear(mlp.router),
-        "gate": (matrix(experts.gate_up_proj), floats(experts.gate_up_proj_bias).flatten()),
-        "up": None,
-        "down": (matrix(experts.down_proj), floats(experts.down_proj_bias).flatten()),
-        "num_experts": mlp.router.out_features,
-        "num_active": mlp.num_active,
-        "alpha": experts.alpha,
-        "limit": experts.limit,
-        "up_offset": 1.0,
+    sinks = layer.self_attn.sinks
+    return {
+        "attention": attention(layer.self_attn, layer.input_layernorm, sinks=sinks),
+        "mlp": {
+            "norm": floats(layer.post_attention_layernorm.weight),
+            "norm_after": None,
+            "gate": (matrix(experts.gate_up_proj), floats(experts.gate_up_proj_bias).flatten()),
+            "up": None,
+            "down": (matrix(experts.down_proj), floats(experts.down_proj_bias).flatten()),
+            "num_experts": mlp.router.out_features,
+            "alpha": experts.alpha,
+            "cubic": 0.0,
+            "limit": experts.limit,
+            "up_offset": 1.0,
+        },
+        "router": router(linear(mlp.router), mlp.num_active),
     }
 
 
-LAYERS: dict[type[nn.Module], Callable[[Any], Arguments]] = {
-    Llama: llama_layer,
-    Mixtral: mixtral_layer,
-    GptOss: gpt_oss_layer,
+def grok1_layer(layer: Grok1Layer) -> Layer:
+    moe = layer.moe_block
+    return {
+        "attention": attention(layer.attn, layer.pre_attn_norm, layer.post_attn_norm),
+        "mlp": {
+            "norm": floats(layer.pre_moe_norm.weight),
+            "norm_after": floats(layer.post_moe_norm.weight),
+            "gate": (matrix(moe.experts.linear), None),
+            "up": (matrix(moe.experts.linear_v), None),
+            "down": (matrix(moe.experts.linear_1), None),
+            "num_experts": moe.gate.out_features,
+            **GELU,
+        },
+        "router": router(linear(moe.gate), moe.num_active, "softmax of all"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How the layers of a model become arguments, and what is special outside of them."""
+
+    layer: Callable[[Any], Layer]
+    embedding_factor: Callable[[Any], float] = lambda config: 1.0
+    logits_factor: Callable[[Any], float] = lambda config: 1.0
+    hidden_id: Callable[[Any], int | None] = lambda config: None
+    """The token that nobody attends to."""
+
+
+FAMILIES: dict[type[nn.Module], Family] = {
+    Llama: Family(layer=llama_layer),
+    Mixtral: Family(layer=mixtral_layer),
+    GptOss: Family(layer=gpt_oss_layer),
+    Grok1: Family(
+        layer=grok1_layer,
+        embedding_factor=lambda config: config.embedding_multiplier_scale,
+        logits_factor=lambda config: config.output_multiplier_scale,
+        hidden_id=lambda config: config.pad_token_id,
+    ),
 }
 CACHE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

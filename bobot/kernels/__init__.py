@@ -256,31 +256,23 @@ def decoder(
     frequencies: Array,
     rope_factor: float,
     embedding: Matrix,
+    embedding_factor: float,
     lm_head: Matrix,
     norm_D: Array,
     activations: str,
+    hidden: Array | None,
+    hidden_id: int,
     force: str | None = None,
 ) -> Any:
     """A model that computes a step in one call, from ids to logits: what models/llama.py,
-    mixtral.py and gpt_oss.py say, in float32 whatever the weights and the cache are stored in.
+    mixtral.py, gpt_oss.py and grok1.py say, in float32 whatever the weights and the cache are
+    stored in.
 
     Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and
-    rope_factor as in ops/rope.py. The object has
+    rope_factor as in ops/rope.py. hidden: bool (slots) or None, where a step marks the tokens
+    hidden_id, whose keys nobody sees. What the object's methods take says _native.pyi.
 
-        add_layer(*, attention_norm, mlp_norm, q, k, v, o, sinks, window, scale, softcap, keys,
-                  values, router, gate, up, down, num_experts, num_active, alpha, limit, up_offset)
-            q .. down: (Matrix, bias or None). window: keys that a query sees at most, 0 for all;
-            softcap 0: none. keys and values: the cache (slots, num_kv_heads, head_dim), float32,
-            bfloat16 or float16, read and written in place. gate, up and down may be the matrices of
-            num_experts one behind the other; without `up`, rows 2i of gate are the gate's and rows
-            2i + 1 those of up. A network is
-            down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at limit.
-        step(chunks, rows, logits_RV, num_threads)
-            chunks: (first position, ids, block table) of tokens that follow each other in one
-            sequence; position p lies in slot table[p // block_size] * block_size + p % block_size.
-            `rows` counts through the tokens of all chunks and says whose logits are written.
-
-    It keeps the arrays alive. Both raise ValueError for shapes that do not fit, ids outside the
+    It keeps the arrays alive. All raise ValueError for shapes that do not fit, ids outside the
     vocabulary, blocks outside the cache.
     """
     return _extension().Decoder(
@@ -292,9 +284,12 @@ def decoder(
         frequencies,
         rope_factor,
         embedding,
+        embedding_factor,
         lm_head,
         norm_D,
         activations,
+        hidden,
+        hidden_id,
         force or isa(),
     )
 

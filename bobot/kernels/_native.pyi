@@ -37,16 +37,19 @@ class Decoder:
         frequencies: Any,
         rope_factor: float,
         embedding: tuple[Any, ...],
+        embedding_factor: float,
         lm_head: tuple[Any, ...],
         norm: Any,
         activations: str,
+        hidden: Any,
+        hidden_id: int,
         isa: str,
     ) -> None: ...
-    def add_layer(
+    def add_attention(
         self,
         *,
-        attention_norm: Any,
-        mlp_norm: Any,
+        norm: Any,
+        norm_after: Any,
         q: tuple[Any, Any],
         k: tuple[Any, Any],
         v: tuple[Any, Any],
@@ -57,23 +60,62 @@ class Decoder:
         softcap: float,
         keys: Any,
         values: Any,
-        router: tuple[Any, Any] | None,
+    ) -> None:
+        """Begins a layer. q, k, v, o and all matrices of a layer: (Matrix, bias or None).
+
+        norm_after: that of a part's result before it is added, or None. window: keys that a query
+        sees at most, 0 for all; softcap 0: none. keys and values: the cache (slots, num_kv_heads,
+        head_dim), float32, bfloat16 or float16, read and written in place.
+        """
+    def add_mlp(
+        self,
+        *,
+        norm: Any,
+        norm_after: Any,
         gate: tuple[Any, Any],
         up: tuple[Any, Any] | None,
         down: tuple[Any, Any],
         num_experts: int,
-        num_active: int,
         alpha: float,
+        cubic: float,
         limit: float,
         up_offset: float,
-    ) -> None: ...
+    ) -> None:
+        """down(gate * sigmoid(alpha * (gate + cubic * gate**3)) * (up + up_offset)), gate and up
+        clamped at limit.
+
+        gate, up and down may be the matrices of num_experts one behind the other; without `up`,
+        rows 2i of gate are the gate's and rows 2i + 1 those of up.
+        """
+    def add_router(
+        self,
+        *,
+        router: tuple[Any, Any],
+        num_active: int,
+        scores: str,
+        choice_bias: Any,
+        num_groups: int,
+        num_best_groups: int,
+        factor: float,
+    ) -> None:
+        """Who picks among the experts of the mlp before it.
+
+        scores: what the weights of the chosen experts are, before they are multiplied by `factor`:
+        "softmax of chosen", "softmax of all", "sigmoid" or "normalized sigmoid". choice_bias, or
+        None, is added to the scores that choose. Of equal groups of experts only the best are
+        chosen from; a group is as good as its best two.
+        """
     def step(
         self,
         chunks: list[tuple[int, list[int], list[int]]],
         rows: list[int],
         logits: Any,
         num_threads: int,
-    ) -> None: ...
+    ) -> None:
+        """chunks: (first position, ids, block table) of tokens that follow each other in one
+        sequence; position p lies in slot table[p // block_size] * block_size + p % block_size.
+        `rows` counts through the tokens of all chunks and says whose logits are written.
+        """
 
 def sample(
     logits: Any,

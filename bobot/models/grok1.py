@@ -29,7 +29,13 @@ from bobot.layers.norm import Float32RMSNorm
 from bobot.models.config import check_active_experts
 from bobot.ops.linear import linear
 from bobot.ops.moe import mixture_of_experts
-from bobot.ops.rope import RopeParameters, apply_rope, inverse_frequencies, rotation
+from bobot.ops.rope import (
+    RopeParameters,
+    apply_rope,
+    attention_factor,
+    inverse_frequencies,
+    rotation,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +192,11 @@ class Grok1Decoder(nn.Module):
         self.embedding_multiplier_scale = config.embedding_multiplier_scale
         self.pad_token_id = config.pad_token_id
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
+        self.rope_factor = attention_factor(config.rope)
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, attn: AttentionContext) -> Tensor:
         x_TD = self.embed_tokens(ids_T) * self.embedding_multiplier_scale
-        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype)
+        cos, sin = rotation(positions_T, self.frequencies, x_TD.dtype, self.rope_factor)
         hidden_T = ids_T == self.pad_token_id
         for n, layer in enumerate(self.layers):
             x_TD = layer(x_TD, cos, sin, hidden_T, n, attn)

@@ -14,6 +14,7 @@ from tiny_decoders import (
     by_module,
     filled,
     gpt_oss,
+    grok1,
     in_dtype,
     llama,
     mixtral,
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is 
 NEEDS_TILES = pytest.mark.skipif(
     kernels.available and kernels.isa() == "portable", reason="no tiles without vectors"
 )
-FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss}
+FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss, "grok1": grok1}
 SEQUENCES = [[1, 2, 3], list(range(40)), [*range(30), 7], [5] * 9, [60]]
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
 """Rows of whole blocks of 256."""

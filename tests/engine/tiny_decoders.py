@@ -16,6 +16,7 @@ from bobot.engine.kv_cache import KVCache
 from bobot.layers.context import PackedAttention
 from bobot.layers.linear import Embedding, Linear
 from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
+from bobot.models.grok1 import Grok1, Grok1Config
 from bobot.models.llama import Llama, LlamaConfig
 from bobot.models.mixtral import Mixtral, MixtralConfig
 from bobot.ops.rope import RopeParameters
@@ -24,6 +25,7 @@ from bobot.quant.gguf_types import BLOCK_TYPES, quantize_q8_0, weight_from_block
 from bobot.quant.grid import GRIDS, round_to_nearest
 from bobot.quant.tiles import Activations, tiled, with_activations
 from bobot.quant.weight import QuantWeight, Weight, stack, values_of
+from bobot.weights.source import split_name
 
 SETTINGS: dict[str, Any] = {
     "vocab_size": 61,
@@ -62,6 +64,24 @@ def gpt_oss(**changes: Any) -> GptOss:
         "attention_bias": True,
     }
     return GptOss(GptOssConfig(**SETTINGS | more | changes))
+
+
+def grok1(**changes: Any) -> Grok1:
+    """Token 0 is padding."""
+    more: dict[str, Any] = {
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "embedding_multiplier_scale": 5.5,
+        "output_multiplier_scale": 0.6,
+        "attn_output_multiplier": 0.2,
+        "max_attn_value": 3.0,
+    }
+    return Grok1(Grok1Config(**_known(Grok1Config, SETTINGS | more | changes)))
+
+
+def _known(config: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those that a family has."""
+    return {name: settings[name] for name in config.__dataclass_fields__ if name in settings}
 
 
 def _q8_0(weight: Tensor) -> Weight:
@@ -136,9 +156,17 @@ def filled(
 
 
 def in_dtype(model: Any, dtype: torch.dtype) -> Any:
-    """The model, in place, with plain weights and activations in that dtype."""
+    """The model, in place, with plain weights and activations in that dtype, but those that its
+    family keeps in float32.
+    """
     model.model.embed_tokens.dtype = dtype
-    return model.to(dtype)
+    kept = getattr(model, "float32_parameters", ())
+    named = [(name, p, p.data) for name, p in model.named_parameters()]
+    model.to(dtype)
+    for name, parameter, values in named:
+        if split_name(name)[0] in kept:
+            parameter.data = values
+    return model
 
 
 def _replace(module: nn.Module, name: str, weight: Weight) -> None:

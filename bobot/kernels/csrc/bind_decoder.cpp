@@ -24,6 +24,7 @@ namespace {
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Hidden = nb::ndarray<bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = std::vector<std::int64_t>;
 // The first position of some tokens of one sequence, their ids, and the sequence's blocks.
 using Chunk = std::tuple<std::int64_t, Numbers, Numbers>;
@@ -33,8 +34,9 @@ class Decoder {
 public:
     Decoder(std::size_t num_heads, std::size_t num_kv_heads, std::size_t head_dim,
             std::size_t block_size, double eps, const Floats& frequencies, double rope_factor,
-            const nb::tuple& embedding, const nb::tuple& lm_head, const Floats& norm,
-            const std::string& activations, const std::string& isa)
+            const nb::tuple& embedding, double embedding_factor, const nb::tuple& lm_head,
+            const Floats& norm, const std::string& activations,
+            const std::optional<Hidden>& hidden, std::int64_t hidden_id, const std::string& isa)
         : kernels_(kernels_of(isa)) {
         plan_.hidden_size = norm.size();
         plan_.num_heads = num_heads;
@@ -43,6 +45,7 @@ public:
         plan_.block_size = block_size;
         plan_.eps = static_cast<float>(eps);
         plan_.rope_factor = static_cast<float>(rope_factor);
+        plan_.embedding_factor = static_cast<float>(embedding_factor);
         plan_.norm = floats(norm, norm.size());
         plan_.activations = activation_type(activations);
         require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
@@ -55,22 +58,23 @@ public:
         require(plan_.vocab_size >= 1, "the vocabulary is empty");
         require_shape(plan_.embedding, plan_.vocab_size, plan_.hidden_size);
         require_shape(plan_.lm_head, plan_.vocab_size, plan_.hidden_size);
+        plan_.hidden_id = hidden_id;
+        if (!hidden) return;
+        plan_.hidden = reinterpret_cast<std::uint8_t*>(hidden->data());
+        hidden_ = *hidden;
     }
 
-    // Each linear is (matrix, bias or None); what a matrix is says matrix().
-    void add_layer(const Floats& attention_norm, const Floats& mlp_norm, const nb::tuple& q,
-                   const nb::tuple& k, const nb::tuple& v, const nb::tuple& o,
-                   const std::optional<Floats>& sinks, std::size_t window, double scale,
-                   double softcap, const Cache& keys, const Cache& values,
-                   const std::optional<nb::tuple>& router, const nb::tuple& gate,
-                   const std::optional<nb::tuple>& up, const nb::tuple& down,
-                   std::size_t num_experts, std::size_t num_active, double alpha, double limit,
-                   double up_offset) {
+    // Begins a layer. Each linear is (matrix, bias or None); what a matrix is says matrix().
+    void add_attention(const Floats& norm, const std::optional<Floats>& norm_after,
+                       const nb::tuple& q, const nb::tuple& k, const nb::tuple& v,
+                       const nb::tuple& o, const std::optional<Floats>& sinks, std::size_t window,
+                       double scale, double softcap, const Cache& keys, const Cache& values) {
         const std::size_t d = plan_.hidden_size, q_size = plan_.num_heads * plan_.head_dim,
                           kv_size = plan_.num_kv_heads * plan_.head_dim;
+        require_whole();
         DecoderLayer layer{};
-        layer.attention_norm = floats(attention_norm, d);
-        layer.mlp_norm = floats(mlp_norm, d);
+        layer.attention_norm = floats(norm, d);
+        if (norm_after) layer.attention_norm_after = floats(*norm_after, d);
         layer.q = linear(q, q_size, d);
         layer.k = linear(k, kv_size, d);
         layer.v = linear(v, kv_size, d);
@@ -80,27 +84,58 @@ public:
         layer.scale = static_cast<float>(scale);
         layer.softcap = static_cast<float>(softcap);
         set_cache(layer, keys, values);
+        layers_.push_back(layer);
+        plan_.layers = layers_.data();
+        plan_.num_layers = layers_.size();
+    }
 
+    // The network behind a layer's attention, or its experts, which need a router.
+    void add_mlp(const Floats& norm, const std::optional<Floats>& norm_after, const nb::tuple& gate,
+                 const std::optional<nb::tuple>& up, const nb::tuple& down, std::size_t num_experts,
+                 double alpha, double cubic, double limit, double up_offset) {
+        const std::size_t d = plan_.hidden_size;
+        require(!layers_.empty() && !has_mlp(layers_.back()), "a network follows an attention");
+        DecoderLayer layer = layers_.back();
+        layer.mlp_norm = floats(norm, d);
+        if (norm_after) layer.mlp_norm_after = floats(*norm_after, d);
         DecoderMlp& mlp = layer.mlp;
-        require(num_experts >= 1 && num_active >= 1 && num_active <= num_experts &&
-                    (num_experts > 1) == router.has_value(),
-                "the experts and the router do not fit together");
+        require(num_experts >= 1, "a layer has at least one network");
         mlp.num_experts = num_experts;
-        mlp.num_active = num_active;
+        mlp.num_active = 1;
         mlp.is_interleaved = !up.has_value();
         mlp.alpha = static_cast<float>(alpha);
+        mlp.cubic = static_cast<float>(cubic);
         mlp.limit = static_cast<float>(limit);
         mlp.up_offset = static_cast<float>(up_offset);
-        if (router) mlp.router = linear(*router, num_experts, d);
         mlp.down = stack(down, num_experts);
         mlp.intermediate_size = num_columns(mlp.down.weight);
         const std::size_t f = mlp.intermediate_size;
         mlp.gate = stack(gate, num_experts, up ? f : 2 * f, d);
         if (up) mlp.up = stack(*up, num_experts, f, d);
         require_shape(mlp.down.weight, d, f);
-        layers_.push_back(layer);
-        plan_.layers = layers_.data();
-        plan_.num_layers = layers_.size();
+        layers_.back() = layer;
+    }
+
+    // Who picks among the experts of the last layer.
+    void add_router(const nb::tuple& router, std::size_t num_active, const std::string& scores,
+                    const std::optional<Floats>& choice_bias, std::size_t num_groups,
+                    std::size_t num_best_groups, double factor) {
+        require(!layers_.empty() && has_mlp(layers_.back()), "a router follows experts");
+        DecoderMlp& mlp = layers_.back().mlp;
+        const std::size_t e = mlp.num_experts;
+        require(e > 1 && num_groups >= 1 && e % num_groups == 0 && num_best_groups >= 1 &&
+                    num_best_groups <= num_groups && num_active >= 1 &&
+                    num_active <= e / num_groups * num_best_groups,
+                "the experts and the router do not fit together");
+        DecoderRouter made{};
+        made.linear = linear(router, e, plan_.hidden_size);
+        made.scores = router_scores(scores);
+        if (choice_bias) made.choice_bias = floats(*choice_bias, e);
+        made.num_groups = num_groups;
+        made.num_best_groups = num_best_groups;
+        made.factor = static_cast<float>(factor);
+        mlp.router = made;
+        mlp.num_active = num_active;
     }
 
     void step(const std::vector<Chunk>& chunks, const Numbers& logit_rows,
@@ -127,6 +162,7 @@ public:
                     logits.shape(1) == plan_.vocab_size,
                 "logits are not (chosen rows, vocabulary)");
         require(!layers_.empty(), "the decoder has no layers");
+        require_whole();
         require(num_threads >= 1 && num_threads <= 4096, "num_threads is below 1 or above 4096");
         if (ids.empty()) return;
         std::deque<AttentionSchedule> schedules;
@@ -145,6 +181,20 @@ public:
     }
 
 private:
+    static bool has_mlp(const DecoderLayer& layer) { return layer.mlp.num_experts > 0; }
+    void require_whole() const {
+        if (layers_.empty()) return;
+        const DecoderLayer& last = layers_.back();
+        require(has_mlp(last) && (last.mlp.num_experts == 1 || last.mlp.router.num_groups > 0),
+                "the last layer lacks its network or its router");
+    }
+    static RouterScores router_scores(const std::string& name) {
+        if (name == "softmax of chosen") return RouterScores::softmax_of_chosen;
+        if (name == "softmax of all") return RouterScores::softmax_of_all;
+        if (name == "sigmoid") return RouterScores::sigmoid;
+        require(name == "normalized sigmoid", "no router has scores called " + name);
+        return RouterScores::normalized_sigmoid;
+    }
     // The place of that window among the different ones.
     std::size_t attention_with(std::size_t window) {
         const auto found = std::find(windows_.begin(), windows_.end(), window);
@@ -240,6 +290,8 @@ private:
                     number_of(values) == type &&
                     (layers_.empty() || (num_blocks == num_blocks_ && type == plan_.cache_number)),
                 "the cache does not fit the heads or the other layers");
+        require(!plan_.hidden || hidden_.size() == num_blocks * plan_.block_size,
+                "there is not one mark for each slot of the cache");
         num_blocks_ = num_blocks;
         plan_.cache_number = type;
         layer.keys = keys.data();
@@ -254,6 +306,7 @@ private:
     std::vector<std::size_t> windows_;
     std::vector<Floats> arrays_;
     std::vector<Cache> caches_;
+    Hidden hidden_;
     nb::list owners_;
     std::size_t num_blocks_ = 0;
 };
@@ -263,16 +316,23 @@ private:
 void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder")
         .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
-                      double, const nb::tuple&, const nb::tuple&, const Floats&,
-                      const std::string&, const std::string&>(),
+                      double, const nb::tuple&, double, const nb::tuple&, const Floats&,
+                      const std::string&, const std::optional<Hidden>&, std::int64_t,
+                      const std::string&>(),
              "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "eps"_a,
-             "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "lm_head"_a,
-             "norm"_a.noconvert(), "activations"_a, "isa"_a)
-        .def("add_layer", &Decoder::add_layer, nb::kw_only(), "attention_norm"_a.noconvert(),
-             "mlp_norm"_a.noconvert(), "q"_a, "k"_a, "v"_a, "o"_a, "sinks"_a.noconvert().none(),
-             "window"_a, "scale"_a, "softcap"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
-             "router"_a.none(), "gate"_a, "up"_a.none(), "down"_a, "num_experts"_a,
-             "num_active"_a, "alpha"_a, "limit"_a, "up_offset"_a)
+             "frequencies"_a.noconvert(), "rope_factor"_a, "embedding"_a, "embedding_factor"_a,
+             "lm_head"_a, "norm"_a.noconvert(), "activations"_a, "hidden"_a.noconvert().none(),
+             "hidden_id"_a, "isa"_a)
+        .def("add_attention", &Decoder::add_attention, nb::kw_only(), "norm"_a.noconvert(),
+             "norm_after"_a.noconvert().none(), "q"_a, "k"_a, "v"_a, "o"_a,
+             "sinks"_a.noconvert().none(), "window"_a, "scale"_a, "softcap"_a,
+             "keys"_a.noconvert(), "values"_a.noconvert())
+        .def("add_mlp", &Decoder::add_mlp, nb::kw_only(), "norm"_a.noconvert(),
+             "norm_after"_a.noconvert().none(), "gate"_a, "up"_a.none(), "down"_a,
+             "num_experts"_a, "alpha"_a, "cubic"_a, "limit"_a, "up_offset"_a)
+        .def("add_router", &Decoder::add_router, nb::kw_only(), "router"_a, "num_active"_a,
+             "scores"_a, "choice_bias"_a.noconvert().none(), "num_groups"_a, "num_best_groups"_a,
+             "factor"_a)
         .def("step", &Decoder::step, "chunks"_a, "rows"_a, "logits"_a.noconvert(),
              "num_threads"_a);
 }

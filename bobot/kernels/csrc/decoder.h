@@ -1,6 +1,6 @@
 // One step of a model's whole decoder, from ids to logits: plain data, filled and
 // checked in bind_decoder.cpp, computed in decoder_loops.h. What it computes is bobot/models:
-// llama.py, mixtral.py and gpt_oss.py.
+// llama.py, mixtral.py, gpt_oss.py, grok1.py and deepseek_v3.py.
 #pragma once
 
 #include "attention.h"
@@ -13,16 +13,33 @@ struct DecoderLinear {
     const float* bias;  // or null
 };
 
+// What a router's logits become: the weights of the chosen experts are their softmax among
+// themselves, their part of the softmax over all, their sigmoids, or those divided by their sum.
+enum class RouterScores : std::uint8_t {
+    softmax_of_chosen, softmax_of_all, sigmoid, normalized_sigmoid,
+};
+
+struct DecoderRouter {
+    DecoderLinear linear;
+    RouterScores scores;
+    const float* choice_bias;  // on the scores that choose, not on the weights; or null
+    // Experts stand in equal groups, and those outside the best are not chosen. A group is as good
+    // as its best two. As many best groups as groups: no such choice.
+    std::size_t num_groups, num_best_groups;
+    float factor;  // of all weights
+};
+
 // A gated network, or a stack of them of which a router picks some for each token:
-//     down(gate * sigmoid(alpha * gate) * (up + up_offset)), gate and up clamped at `limit`.
+//     down(gate * sigmoid(alpha * (gate + cubic * gate^3)) * (up + up_offset)),
+// gate and up clamped at `limit`.
 struct DecoderMlp {
     std::size_t num_experts, num_active, intermediate_size;  // 1 and 1: no router
-    DecoderLinear router;
+    DecoderRouter router;
     // One matrix for each expert. Interleaved: rows 2i of `gate` are the gate's, rows 2i + 1 those
     // of up, and `up` is not used.
     DecoderLinear gate, up, down;
     bool is_interleaved;
-    float alpha, limit, up_offset;
+    float alpha, cubic, limit, up_offset;
 
     // The forms in which the inner matrices take their inputs.
     bool reads_tiles() const { return gate.weight.tiles.data || up.weight.tiles.data; }
@@ -31,6 +48,7 @@ struct DecoderMlp {
 
 struct DecoderLayer {
     const float *attention_norm, *mlp_norm;
+    const float *attention_norm_after, *mlp_norm_after;  // of a branch before it is added, or null
     DecoderLinear q, k, v, o;
     const float* sinks;    // one for each head, or null
     std::size_t attention;  // which of a step's plans: layers with the same window share one
@@ -41,13 +59,15 @@ struct DecoderLayer {
 
 struct DecoderPlan {
     std::size_t hidden_size, num_heads, num_kv_heads, head_dim, vocab_size, block_size;
-    float eps, rope_factor;
+    float eps, rope_factor, embedding_factor;
     const float *norm, *frequencies;  // one angle per position for each pair of a head
     Weight embedding, lm_head;
     Number cache_number;
     const DecoderLayer* layers;
     std::size_t num_layers;
     ActivationType activations;  // what tiles are multiplied with
+    std::uint8_t* hidden;        // (slots): whether a key is one of hidden_id, or null
+    std::int64_t hidden_id;      // the token that nobody attends to
 };
 
 // Row m is the token ids[m] at positions[m] of a sequence whose position p lies in slot

@@ -34,6 +34,7 @@ struct Routing {
 struct SharedBuffers {
     TaskCounters* counters;
     float* x_RD;
+    float* branch_RD;      // what a norm takes before it is added; else zeros
     float *cos, *sin;      // (R, head_dim / 2)
     float* normed_RD;
     float* qkv;            // (R, (num_heads + 2 * num_kv_heads) * head_dim)
@@ -52,6 +53,7 @@ struct ThreadBuffers {
     float* gated;       // (rows of a chunk, columns of a task)
     float* block;       // rows of a block, (.., D)
     float* row_scales;  // of one row of a weight
+    float* choices;     // two for each expert of a row
 };
 
 // Hands out pieces that begin on a cache line; without memory behind it, it counts.
@@ -77,6 +79,7 @@ inline void raise(std::size_t& largest, std::size_t value) {
 }
 
 struct Largest {
+    bool has_branch = false;
     std::size_t columns = 0, inner = 0, active = 0, experts = 0, scales = 0;
     // Columns of the pairs' inputs to the inner and to the outer layer, in either form.
     std::size_t rows_in_d = 0, tiles_in_d = 0, rows_in_f = 0, tiles_in_f = 0;
@@ -92,9 +95,10 @@ inline Largest largest_of_all(const DecoderPlan& plan) {
         const DecoderLayer& layer = plan.layers[i];
         const DecoderMlp& mlp = layer.mlp;
         const DecoderLinear* linears[] = {&layer.q,    &layer.k,  &layer.v,  &layer.o,
-                                          &mlp.router, &mlp.gate, &mlp.up,   &mlp.down};
+                                          &mlp.gate, &mlp.up, &mlp.down, &mlp.router.linear};
         for (const DecoderLinear* linear : linears)
             raise(largest.scales, linear->weight.rows.scales.per_row);
+        largest.has_branch |= layer.attention_norm_after || layer.mlp_norm_after;
         raise(largest.inner, mlp.intermediate_size);
         raise(largest.active, mlp.num_active);
         raise(largest.experts, mlp.num_experts);
@@ -139,6 +143,7 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
     const std::size_t pairs = rows * largest.active, e = largest.experts;
     shared.counters = reinterpret_cast<TaskCounters*>(arena.bytes(sizeof(TaskCounters)));
     shared.x_RD = arena.floats(rows * d);
+    shared.branch_RD = largest.has_branch ? arena.floats(rows * d) : nullptr;
     shared.cos = arena.floats(rows * (h / 2));
     shared.sin = arena.floats(rows * (h / 2));
     shared.normed_RD = arena.floats(rows * d);
@@ -174,6 +179,7 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
         own.gated = arena.floats(outputs / 2);
         own.block = arena.floats(most_block_rows * d);
         own.row_scales = arena.floats(largest.scales);
+        own.choices = arena.floats(2 * e);
         if (threads) threads[t] = own;
     }
 }

@@ -75,11 +75,11 @@ struct Rows {
     const float* weights;
 };
 
-// x_RD += linear(inputs), for a share of the outputs: matrix `index` of a stack.
+// sum_RD += linear(inputs), for a share of the outputs: matrix `index` of a stack.
 template <class Simd>
 void add_linear(const DecoderPlan& plan, const DecoderLinear& linear, std::size_t index,
-                const Inputs& inputs, const Rows& rows, const Share& share,
-                const SharedBuffers& shared, const ThreadBuffers& own) {
+                const Inputs& inputs, const Rows& rows, const Share& share, float* sum_RD,
+                const ThreadBuffers& own) {
     const std::size_t d = plan.hidden_size, width = share.size();
     const Weight weight = matrix_of(linear.weight, index);
     const float* bias = linear.bias ? linear.bias + index * d : nullptr;
@@ -89,10 +89,29 @@ void add_linear(const DecoderPlan& plan, const DecoderLinear& linear, std::size_
         for (std::size_t i = 0; i < count; ++i) {
             const std::size_t m = rows.numbers ? rows.numbers[first + i] : first + i;
             const float factor = rows.weights ? rows.weights[first + i] : 1.0f;
-            float* x = shared.x_RD + m * d + share.first;
+            float* sum = sum_RD + m * d + share.first;
             const float* sums = own.sums + i * width;
-            for (std::size_t n = 0; n < width; ++n) x[n] += factor * sums[n];
+            for (std::size_t n = 0; n < width; ++n) sum[n] += factor * sums[n];
         }
+    });
+}
+
+// Where a branch of a layer adds up: right in x, or apart where a norm comes before.
+inline float* sum_of_branch(const SharedBuffers& shared, const float* norm_after) {
+    return norm_after ? shared.branch_RD : shared.x_RD;
+}
+
+// x_RD += the norm of a branch that was added up apart, whose place becomes zeros again.
+template <class Simd>
+void add_branch(const DecoderPlan& plan, const DecoderStep& step, const float* norm_after,
+                const SharedBuffers& shared, Team& team) {
+    if (!norm_after) return;
+    const std::size_t d = plan.hidden_size;
+    team.run(step.num_rows, [&](std::size_t m) {
+        float *x = shared.x_RD + m * d, *branch = shared.branch_RD + m * d;
+        rms_norm<Simd>(branch, norm_after, d, plan.eps, branch);
+        for (std::size_t i = 0; i < d; ++i) x[i] += branch[i];
+        std::memset(branch, 0, sizeof(float) * d);
     });
 }
 

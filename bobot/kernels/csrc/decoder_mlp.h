@@ -7,16 +7,17 @@
 namespace bobot {
 namespace {
 
-// out = gate * sigmoid(alpha * gate) * (up + up_offset), of `count` numbers that lie kStep apart.
+// The product in the middle of a gated network, of `count` numbers that lie kStep apart.
 template <std::size_t kStep>
 void gated(const DecoderMlp& mlp, const float* gates, const float* ups, std::size_t count,
            float* __restrict out) {
-    const float limit = mlp.limit, alpha = mlp.alpha, offset = mlp.up_offset;
+    const float limit = mlp.limit, alpha = mlp.alpha, cubic = mlp.cubic, offset = mlp.up_offset;
     for (std::size_t i = 0; i < count; ++i) {
         float gate = gates[i * kStep], up = ups[i * kStep];
         gate = gate > limit ? limit : gate;
         up = up > limit ? limit : up < -limit ? -limit : up;
-        out[i] = gate * (up + offset) / (1.0f + exponential(-alpha * gate));
+        const float power = -alpha * gate * (1.0f + cubic * gate * gate);
+        out[i] = gate * (up + offset) / (1.0f + exponential(power));
     }
 }
 
@@ -156,25 +157,25 @@ void route(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& m
         const std::size_t first = task / parts * kRouterRows;
         const std::size_t count = rows - first < kRouterRows ? rows - first : kRouterRows;
         float* logits = shared.router_RE + first * num_experts + share.first;
-        product<Simd>(mlp.router.weight, normed, first, count, share, logits, num_experts,
+        product<Simd>(mlp.router.linear.weight, normed, first, count, share, logits, num_experts,
                       own.row_scales);
-        add_bias(mlp.router.bias, count, share, logits, num_experts);
+        add_bias(mlp.router.linear.bias, count, share, logits, num_experts);
     });
     team.run(runs, [&](std::size_t run) {
         for (std::size_t m = run * kRouterRows; m < (run + 1) * kRouterRows && m < rows; ++m)
             choose_experts(mlp, shared.router_RE + m * num_experts,
                            routing.chosen + m * mlp.num_active,
-                           routing.chosen_weights + m * mlp.num_active);
+                           routing.chosen_weights + m * mlp.num_active, own.choices);
     });
     team.run(1, [&](std::size_t) { place_experts<Simd>(plan, mlp, rows, routing); });
 }
 
-// x_RD += the layer's network of the normed rows. A column of the outputs is one thread's, which
-// adds the experts in order: sums do not depend on who comes first.
+// sum_RD += the network of the normed rows. A column of the outputs is one thread's, which adds the
+// experts in order: sums do not depend on who comes first.
 template <class Simd>
 void mlp_of_rows(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& mlp,
-                 const Inputs& normed, SharedBuffers& shared, const ThreadBuffers& own,
-                 Team& team) {
+                 const Inputs& normed, float* sum_RD, SharedBuffers& shared,
+                 const ThreadBuffers& own, Team& team) {
     const std::size_t f = mlp.intermediate_size, d = plan.hidden_size;
     const bool has_choice = mlp.num_experts > 1;
     if (has_choice) route<Simd>(plan, step, mlp, normed, shared, shared.routing, own, team);
@@ -198,7 +199,7 @@ void mlp_of_rows(const DecoderPlan& plan, const DecoderStep& step, const Decoder
         for (std::size_t i = 0; i < num_used; ++i) {
             const Expert one = expert(i);
             add_linear<Simd>(plan, mlp.down, one.index, one.hidden, one.rows,
-                             share_of(d, kPanel, task, outer), shared, own);
+                             share_of(d, kPanel, task, outer), sum_RD, own);
         }
     });
 }
