@@ -2,7 +2,7 @@
 
 Decoding in torch is bound by the cost of its some 60 operations a layer where the model is small,
 and by its attention where the context is long. What is computed is models/llama.py, mixtral.py,
-gpt_oss.py and grok1.py, in float32; the tests hold the two together.
+gpt_oss.py, grok1.py and deepseek_v3.py, in float32; the tests hold the two together.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class FusedDecoder:
             hidden_id=hidden_id or 0,
         )
         for layer, keys, values in zip(layers, cache.keys, cache.values, strict=True):
-            cached = {"attention": {"keys": keys, "values": values}}
+            cached = {
+                "attention": {"keys": keys, "values": values},
+                "latent_attention": {"keys": keys},
+            }
             for part, arguments in layer.items():
                 getattr(self.native, f"add_{part}")(**arguments, **cached.get(part, {}))
 
@@ -123,7 +126,7 @@ def _max_tokens(layers: list[Layer], dtype: torch.dtype) -> int | None:
 
 def _matrices(layers: list[Layer]) -> list[tuple[Any, ...]]:
     """Every matrix of the layers but routers, as the kernels take it."""
-    parts = (layer[part] for layer in layers for part in ("attention", "mlp"))
+    parts = (part for layer in layers for name, part in layer.items() if name != "router")
     values = (value for part in parts for value in part.values())
     return [value[0] for value in values if isinstance(value, tuple)]
 

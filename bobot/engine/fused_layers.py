@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,17 +16,27 @@ from bobot import kernels
 from bobot.layers.context import AttentionSpec
 from bobot.layers.linear import Linear
 from bobot.layers.mlp import SwiGLU
+from bobot.layers.norm import RMSNorm
+from bobot.models.deepseek_v3 import (
+    LATENT_EPS,
+    DeepseekV3,
+    DeepseekV3Layer,
+    DeepseekV3MoE,
+    LatentAttention,
+)
 from bobot.models.gpt_oss import GptOss, GptOssLayer
 from bobot.models.grok1 import Grok1, Grok1Layer
 from bobot.models.llama import Llama, LlamaLayer
 from bobot.models.mixtral import Mixtral, MixtralLayer
 from bobot.quant.native import packed_rows
-from bobot.quant.tiles import TileFormat
+from bobot.quant.tiles import TileFormat, tiled
 from bobot.quant.weight import QuantWeight, Weight
 
 Arguments = dict[str, Any]
 Layer = dict[str, Arguments]
-"""The parts of a layer in order: attention, mlp and, where there are experts, router."""
+"""The parts of a layer in order: attention or latent_attention, mlp and, where there are experts,
+router, and shared if every token passes one.
+"""
 LinearParts = tuple[kernels.Matrix, Tensor | None]
 SWIGLU = {"alpha": 1.0, "cubic": 0.0, "limit": math.inf, "up_offset": 0.0}
 GELU = SWIGLU | {"alpha": 2 * math.sqrt(2 / math.pi), "cubic": 0.044715}
@@ -39,15 +49,24 @@ class NoKernelError(Exception):
 
 TILE_PARTS = 6
 """Of a matrix of tiles, as the kernels take it; packed rows have five."""
+COPIED_BYTES = 1 << 24
+"""Of a matrix that lies input by input (xAI's order) and is copied row by row: a router, or all of
+a small model. Large packed ones are tiles, large plain ones are left to the model."""
 
 
 def matrix(weight: Weight) -> kernels.Matrix:
     """A matrix, or those of all experts one behind the other."""
     if isinstance(weight, QuantWeight) and isinstance(weight.format, TileFormat):
         return *weight.format.layout.arguments(), weight.parts["tiles"].flatten()
+    if isinstance(weight, Tensor) and weight.nbytes <= COPIED_BYTES:
+        weight = weight.detach().contiguous()
     packed = packed_rows(weight)
-    if packed is None or not packed.has_kernel:
+    if packed is None or not packed.is_known:
         raise NoKernelError
+    if not packed.values.is_contiguous():
+        if packed.values.nbytes > COPIED_BYTES:
+            raise NoKernelError
+        packed = replace(packed, values=packed.values.contiguous())
     if weight.ndim == 3 and weight.shape[1] % packed.rows_per_scale:
         raise NoKernelError
     return packed.arguments()
@@ -65,7 +84,7 @@ def linear(module: nn.Module) -> LinearParts:
 
 
 def attention(
-    attn: Any, norm: nn.Module, norm_after: nn.Module | None = None, sinks: Tensor | None = None
+    attn: Any, norm: RMSNorm, norm_after: RMSNorm | None = None, sinks: Tensor | None = None
 ) -> Arguments:
     """Grouped-query attention, alike in all families but one."""
     spec: AttentionSpec = attn.spec
@@ -80,10 +99,37 @@ def attention(
     }
 
 
+def latent_attention(attn: LatentAttention, norm: RMSNorm) -> Arguments:
+    """MLA. Both halves of kv_b are copied, in the order in which they are multiplied: 0.05 % of
+    Kimi K2's bytes once more.
+    """
+    has_latent = attn.config.q_lora_rank is not None
+    key_NPC, value_NUC = attn.halves_of_kv_b()
+    return {
+        "norm": floats(norm.weight),
+        "q_a": linear(attn.q_a_proj) if has_latent else None,
+        "q_norm": floats(attn.q_a_layernorm.weight) if has_latent else None,
+        "q": linear(attn.q_b_proj if has_latent else attn.q_proj),
+        "kv_a": linear(attn.kv_a_proj_with_mqa),
+        "kv_norm": floats(attn.kv_a_layernorm.weight),
+        "latent_eps": LATENT_EPS,
+        "key": (matrix(tiled(key_NPC.detach().transpose(1, 2).contiguous())), None),
+        "value": (matrix(tiled(value_NUC.detach().contiguous())), None),
+        "o": linear(attn.o_proj),
+        "scale": attn.spec.scale,
+    }
+
+
 def router(
-    linear: LinearParts, num_active: int, scores: str = "softmax of chosen", **rules: Any
+    linear: LinearParts,
+    num_experts: int,
+    num_active: int,
+    scores: str = "softmax of chosen",
+    **rules: Any,
 ) -> Arguments:
     """Who picks among experts, if there is a choice."""
+    if num_experts == 1:
+        raise NoKernelError
     return {
         "router": linear,
         "num_active": num_active,
@@ -96,17 +142,18 @@ def router(
     }
 
 
+def swiglu(mlp: SwiGLU) -> Arguments:
+    return {name: linear(mlp.get_submodule(f"{name}_proj")) for name in ("gate", "up", "down")}
+
+
 def llama_layer(layer: LlamaLayer) -> Layer:
-    mlp: SwiGLU = layer.mlp
     return {
         "attention": attention(layer.self_attn, layer.input_layernorm),
         "mlp": {
             "norm": floats(layer.post_attention_layernorm.weight),
             "norm_after": None,
-            "gate": linear(mlp.gate_proj),
-            "up": linear(mlp.up_proj),
-            "down": linear(mlp.down_proj),
             "num_experts": 1,
+            **swiglu(layer.mlp),
             **SWIGLU,
         },
     }
@@ -126,7 +173,7 @@ def mixtral_layer(layer: MixtralLayer) -> Layer:
             "num_experts": moe.gate.out_features,
             **SWIGLU,
         },
-        "router": router(linear(moe.gate), moe.num_active),
+        "router": router(linear(moe.gate), moe.gate.out_features, moe.num_active),
     }
 
 
@@ -147,7 +194,7 @@ def gpt_oss_layer(layer: GptOssLayer) -> Layer:
             "limit": experts.limit,
             "up_offset": 1.0,
         },
-        "router": router(linear(mlp.router), mlp.num_active),
+        "router": router(linear(mlp.router), mlp.router.out_features, mlp.num_active),
     }
 
 
@@ -164,7 +211,36 @@ def grok1_layer(layer: Grok1Layer) -> Layer:
             "num_experts": moe.gate.out_features,
             **GELU,
         },
-        "router": router(linear(moe.gate), moe.num_active, "softmax of all"),
+        "router": router(linear(moe.gate), moe.gate.out_features, moe.num_active, "softmax of all"),
+    }
+
+
+def deepseek_v3_layer(layer: DeepseekV3Layer) -> Layer:
+    parts = {"latent_attention": latent_attention(layer.self_attn, layer.input_layernorm)}
+    mlp = {"norm": floats(layer.post_attention_layernorm.weight), "norm_after": None, **SWIGLU}
+    if isinstance(layer.mlp, SwiGLU):
+        return parts | {"mlp": mlp | {"num_experts": 1, **swiglu(layer.mlp)}}
+    moe: DeepseekV3MoE = layer.mlp
+    gate, experts = moe.gate, moe.experts
+    config = gate.config
+    matrices = {
+        "gate": (matrix(experts.gate_proj), None),
+        "up": (matrix(experts.up_proj), None),
+        "down": (matrix(experts.down_proj), None),
+    }
+    return parts | {
+        "mlp": mlp | {"num_experts": config.n_routed_experts, **matrices},
+        "router": router(
+            (matrix(gate.weight), None),
+            config.n_routed_experts,
+            config.num_experts_per_tok,
+            "normalized sigmoid" if config.norm_topk_prob else "sigmoid",
+            choice_bias=floats(gate.e_score_correction_bias),
+            num_groups=config.n_group,
+            num_best_groups=config.topk_group,
+            factor=config.routed_scaling_factor,
+        ),
+        "shared": swiglu(moe.shared_experts),
     }
 
 
@@ -183,6 +259,7 @@ FAMILIES: dict[type[nn.Module], Family] = {
     Llama: Family(layer=llama_layer),
     Mixtral: Family(layer=mixtral_layer),
     GptOss: Family(layer=gpt_oss_layer),
+    DeepseekV3: Family(layer=deepseek_v3_layer),
     Grok1: Family(
         layer=grok1_layer,
         embedding_factor=lambda config: config.embedding_multiplier_scale,

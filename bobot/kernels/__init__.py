@@ -265,10 +265,10 @@ def decoder(
     force: str | None = None,
 ) -> Any:
     """A model that computes a step in one call, from ids to logits: what models/llama.py,
-    mixtral.py, gpt_oss.py and grok1.py say, in float32 whatever the weights and the cache are
-    stored in.
+    mixtral.py, gpt_oss.py, grok1.py and deepseek_v3.py say, in float32 whatever the weights and the
+    cache are stored in.
 
-    Vectors are float32; activations as in `tiles_linear`; frequencies (head_dim / 2) and
+    Vectors are float32; activations as in `tiles_linear`; frequencies (rotary_dim / 2) and
     rope_factor as in ops/rope.py. hidden: bool (slots) or None, where a step marks the tokens
     hidden_id, whose keys nobody sees. What the object's methods take says _native.pyi.
 

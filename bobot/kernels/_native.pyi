@@ -67,6 +67,33 @@ class Decoder:
         sees at most, 0 for all; softcap 0: none. keys and values: the cache (slots, num_kv_heads,
         head_dim), float32, bfloat16 or float16, read and written in place.
         """
+    def add_latent_attention(
+        self,
+        *,
+        norm: Any,
+        q_a: tuple[Any, Any] | None,
+        q_norm: Any,
+        q: tuple[Any, Any],
+        kv_a: tuple[Any, Any],
+        kv_norm: Any,
+        latent_eps: float,
+        key: tuple[Any, Any],
+        value: tuple[Any, Any],
+        o: tuple[Any, Any],
+        scale: float,
+        keys: Any,
+    ) -> None:
+        """Begins a layer whose one key for all heads is a latent with rotary_dim numbers behind it,
+        and whose value is that latent (models/deepseek_v3.py).
+
+        Without q_a and its norm, q reads the hidden state. key and value are stacks of one matrix
+        for each head: (latent, plain part of a query) and (value, latent). Pairs of neighbours
+        rotate.
+        """
+    def add_shared(
+        self, *, gate: tuple[Any, Any], up: tuple[Any, Any], down: tuple[Any, Any]
+    ) -> None:
+        """A network for every token beside the experts before it, of the same kind."""
     def add_mlp(
         self,
         *,

@@ -161,7 +161,7 @@ class LatentAttention(nn.Module):
         latent_T1C = self.kv_a_layernorm(latent_TC)[:, None]
         k_T1H = torch.cat((latent_T1C, rotate_pairs(k_rotary[:, None], cos, sin)), dim=-1)
         wide = product_dtype(x_TD)
-        key_NPC, value_NUC = self._halves_of_kv_b(wide)
+        key_NPC, value_NUC = (half.to(wide) for half in self.halves_of_kv_b())
         q_TNC = torch.einsum("tnp,npc->tnc", q_TNP.to(wide), key_NPC).to(x_TD.dtype)
         q_TNH = torch.cat((q_TNC, rotate_pairs(q_rotary, cos, sin)), dim=-1)
         mixed_TNC = attn.attend(layer, self.spec, q_TNH, k_T1H, k_T1H[..., : c.kv_lora_rank])
@@ -173,12 +173,12 @@ class LatentAttention(nn.Module):
             return self.q_proj(x_TD)
         return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_TD)))
 
-    def _halves_of_kv_b(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The key and the value part of every head."""
+    def halves_of_kv_b(self) -> tuple[Tensor, Tensor]:
+        """The key (N, P, C) and the value part (N, U, C) of every head."""
         c = self.config
         per_head = self.kv_b_proj.weight.unflatten(0, (c.num_attention_heads, -1))
         key_NPC, value_NUC = per_head.split((c.qk_nope_head_dim, c.v_head_dim), dim=1)
-        return key_NPC.to(dtype), value_NUC.to(dtype)
+        return key_NPC, value_NUC
 
 
 def rotate_pairs(x_TNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -35,11 +35,15 @@ class Packed:
 
     @property
     def has_kernel(self) -> bool:
-        """Whether the kernels take it: on the CPU, whole blocks, each row in one piece."""
+        """Whether the kernels take it as it lies: each row in one piece."""
+        return self.is_known and self.values.is_contiguous()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether they know the format, and it is on the CPU in whole blocks."""
         if self.kernel not in kernels.FORMATS or self.values.device.type != "cpu":
             return False
-        is_whole = self.values.shape[-1] % kernels.FORMATS[self.kernel][1] == 0
-        return is_whole and self.values.is_contiguous()
+        return self.values.shape[-1] % kernels.FORMATS[self.kernel][1] == 0
 
     def dequantize(self) -> Tensor:
         """The values: float32 (.., out, in)."""

@@ -98,7 +98,7 @@ def tile_layout(weight: Weight) -> TileLayout | None:
     num_rows, num_columns = weight.shape[-2:]
     group = matrix.values_per_scale
     unit = 256 if kernels.FORMATS[matrix.kernel][0] == 256 else 32
-    if not matrix.has_kernel or num_columns % unit:
+    if not matrix.is_known or num_columns % unit:
         return None
     if matrix.scales is None:
         return TileLayout(matrix.kernel, "", num_rows, num_columns, 0)

@@ -7,17 +7,15 @@ from typing import Any
 import pytest
 import torch
 from tiny_decoders import (
+    FAMILIES,
     LLAMA3,
     PACKINGS,
     YARN,
     by_decoder,
     by_module,
     filled,
-    gpt_oss,
-    grok1,
     in_dtype,
     llama,
-    mixtral,
 )
 
 from bobot import kernels
@@ -32,7 +30,6 @@ pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is 
 NEEDS_TILES = pytest.mark.skipif(
     kernels.available and kernels.isa() == "portable", reason="no tiles without vectors"
 )
-FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss, "grok1": grok1}
 SEQUENCES = [[1, 2, 3], list(range(40)), [*range(30), 7], [5] * 9, [60]]
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
 """Rows of whole blocks of 256."""
@@ -65,6 +62,8 @@ def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> torch.Tensor
 @pytest.mark.parametrize("is_tiled", [False, True])
 def test_logits_are_those_of_the_model(family: str, packing: str, is_tiled: bool) -> None:
     changes = WIDE if packing == "Q4_K" else {}
+    if changes and family == "deepseek_v3":
+        changes = changes | {"q_lora_rank": 256, "moe_intermediate_size": 256}
     made = filled(FAMILIES[family](**changes), packing, is_tiled=is_tiled)
     difference = worst(by_decoder(made, SEQUENCES), by_module(made, SEQUENCES))
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
@@ -148,13 +147,14 @@ def test_tiles_of_odd_shapes_give_the_same_everywhere(
 @pytest.mark.parametrize("packing", ["Q8_0", "mxfp4"])
 def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> None:
     """Most tokens agree as closely as floats do; in some a last bit makes a code another one, an
-    error such as 8 bits have anyway.
+    error such as 8 bits have anyway. Of three layers with latents it reaches most tokens.
     """
     if kernels.isa() in ("amx", kernels.EMULATED_AMX):
         pytest.skip("rows for a matrix unit are rounded to bfloat16 instead")
-    made = filled(FAMILIES[family](), packing, is_tiled=True, activations="int8")
+    changes = {"num_hidden_layers": 2} if family == "deepseek_v3" else {}
+    made = filled(FAMILIES[family](**changes), packing, is_tiled=True, activations="int8")
     found, by_products = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
-    exact = by_module(filled(FAMILIES[family](), packing, is_tiled=True), SEQUENCES)
+    exact = by_module(filled(FAMILIES[family](**changes), packing, is_tiled=True), SEQUENCES)
     chosen = float(errors(by_products, exact).median())
     assert 1e-3 <= chosen <= 0.1, f"8 bits: {chosen:.1e}"
     step = errors(found, exact).median()

@@ -6,7 +6,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_decoders import by_decoder, by_module, filled, gpt_oss, grok1, in_dtype, llama, mixtral
+from tiny_decoders import (
+    FAMILIES,
+    by_decoder,
+    by_module,
+    filled,
+    in_dtype,
+)
 
 from bobot import kernels
 
@@ -14,7 +20,6 @@ LEVELS = [
     *(["amx"] if kernels.available and kernels.features().get("amx") else []),
     *([kernels.EMULATED_AMX] if kernels.available and kernels.can_emulate_amx() else []),
 ]
-FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss, "grok1": grok1}
 SEQUENCES = [[*range(1, 31)], [7, 7, 3], [*range(40, 10, -2)]]
 
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_decoders import by_decoder, by_module, filled, gpt_oss, grok1, in_dtype, llama, mixtral
+from tiny_decoders import (
+    FAMILIES,
+    by_decoder,
+    by_module,
+    filled,
+    gpt_oss,
+    in_dtype,
+    llama,
+    mixtral,
+)
 
 from bobot import kernels
 from bobot.engine import Engine, EngineConfig, SamplingParams
@@ -18,7 +27,6 @@ from bobot.engine.kv_cache import KVCache
 
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
-FAMILIES = {"llama": llama, "mixtral": mixtral, "gpt_oss": gpt_oss, "grok1": grok1}
 DRAW = random.Random(5)
 PROMPTS = [[DRAW.randrange(61) for _ in range(n)] for n in (700, 130, 65, 9, 1)]
 LONG = {"max_position_embeddings": 1024}

@@ -15,6 +15,7 @@ from bobot.engine.fused import fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.layers.context import PackedAttention
 from bobot.layers.linear import Embedding, Linear
+from bobot.models.deepseek_v3 import DeepseekV3, DeepseekV3Config
 from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
 from bobot.models.grok1 import Grok1, Grok1Config
 from bobot.models.llama import Llama, LlamaConfig
@@ -39,6 +40,9 @@ SETTINGS: dict[str, Any] = {
 }
 YARN = RopeParameters(
     theta=150000.0, kind="yarn", factor=32.0, original_max_position_embeddings=16, truncate=False
+)
+YARN_OF_SCALE = RopeParameters(
+    kind="yarn", factor=32.0, original_max_position_embeddings=16, mscale=1.0, mscale_all_dim=1.0
 )
 LLAMA3 = RopeParameters(kind="llama3", factor=8.0, original_max_position_embeddings=16)
 KINDS = {kind.name: kind for kind in BLOCK_TYPES.values()}
@@ -77,6 +81,36 @@ def grok1(**changes: Any) -> Grok1:
         "max_attn_value": 3.0,
     }
     return Grok1(Grok1Config(**_known(Grok1Config, SETTINGS | more | changes)))
+
+
+def deepseek_v3(**changes: Any) -> DeepseekV3:
+    """One layer without experts, two with."""
+    more: dict[str, Any] = {
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 64,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "n_routed_experts": 6,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 3,
+        "n_group": 3,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+        "rope": YARN_OF_SCALE,
+    }
+    return DeepseekV3(DeepseekV3Config(**_known(DeepseekV3Config, SETTINGS | more | changes)))
+
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "llama": llama,
+    "mixtral": mixtral,
+    "gpt_oss": gpt_oss,
+    "grok1": grok1,
+    "deepseek_v3": deepseek_v3,
+}
 
 
 def _known(config: type, settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from xai_checkpoint import Leaf
 import bobot
 from bobot.models import grok1
 from bobot.ops.moe import mixture_of_experts
+from bobot.quant.tiles import TileFormat
 from bobot.quant.weight import QuantWeight
 
 MAX_DIFFERENCE = 5e-4
@@ -77,14 +78,20 @@ def test_greedy_tokens_without_a_cache_are_the_same(shared: Path, form: str) -> 
         ids.append(token)
 
 
+def kernel_of(weight: QuantWeight) -> str:
+    """The numbers that it holds, as rows or as tiles."""
+    if isinstance(weight.format, TileFormat):
+        return weight.format.layout.kernel
+    return str(weight.parts["values"].dtype).removeprefix("torch.")
+
+
 def test_eight_bit_weights_stay_as_published(shared: Path) -> None:
     model = bobot.load(shared / "parity" / "grok1" / "q8_12layers", dtype="float32")
     for layer in model.model.model.layers:
         attn, experts = layer.attn, layer.moe_block.experts
         for weight in (attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj):
-            assert isinstance(weight.weight, QuantWeight)
-            assert weight.weight.parts["values"].dtype == torch.int8
-        assert experts.linear.parts["scales"].shape[-1] == 1
+            assert kernel_of(weight.weight) == "int8"
+        assert kernel_of(experts.linear) == kernel_of(experts.linear_1) == "int8"
         assert experts.linear_1.parts["scales"].shape[-1] == 8
         assert experts.linear_1.parts["scales"].dtype == torch.bfloat16
 

@@ -49,9 +49,12 @@ public:
         plan_.norm = floats(norm, norm.size());
         plan_.activations = activation_type(activations);
         require(num_kv_heads >= 1 && num_heads >= 1 && num_heads % num_kv_heads == 0 &&
-                    head_dim >= 2 && head_dim % 2 == 0 && block_size >= 1,
+                    head_dim >= 1 && block_size >= 1,
                 "heads or blocks do not fit together");
-        plan_.frequencies = floats(frequencies, head_dim / 2);
+        v_head_dim_ = head_dim;
+        plan_.rotary_dim = 2 * frequencies.size();
+        require(plan_.rotary_dim <= head_dim, "there are more angles than a head has pairs");
+        plan_.frequencies = floats(frequencies, frequencies.size());
         plan_.embedding = matrix(embedding);
         plan_.lm_head = matrix(lm_head);
         plan_.vocab_size = num_rows(plan_.lm_head);
@@ -72,6 +75,8 @@ public:
         const std::size_t d = plan_.hidden_size, q_size = plan_.num_heads * plan_.head_dim,
                           kv_size = plan_.num_kv_heads * plan_.head_dim;
         require_whole();
+        require(plan_.rotary_dim == plan_.head_dim && v_head_dim_ == plan_.head_dim,
+                "there is not one angle for each pair of a head");
         DecoderLayer layer{};
         layer.attention_norm = floats(norm, d);
         if (norm_after) layer.attention_norm_after = floats(*norm_after, d);
@@ -84,36 +89,75 @@ public:
         layer.scale = static_cast<float>(scale);
         layer.softcap = static_cast<float>(softcap);
         set_cache(layer, keys, values);
-        layers_.push_back(layer);
-        plan_.layers = layers_.data();
-        plan_.num_layers = layers_.size();
+        push(layer);
+    }
+
+    // Begins a layer whose keys and values are a latent. Without q_a and its norm queries come
+    // from the hidden state; key and value are stacks of one matrix for each head.
+    void add_latent_attention(const Floats& norm, const std::optional<nb::tuple>& q_a,
+                              const std::optional<Floats>& q_norm, const nb::tuple& q,
+                              const nb::tuple& kv_a, const Floats& kv_norm, double latent_eps,
+                              const nb::tuple& key, const nb::tuple& value, const nb::tuple& o,
+                              double scale, const Cache& keys) {
+        const std::size_t d = plan_.hidden_size, n = plan_.num_heads, h = plan_.head_dim;
+        const std::size_t c = kv_norm.size();
+        require_whole();
+        require(plan_.num_kv_heads == 1 && c + plan_.rotary_dim == h &&
+                    (layers_.empty() || v_head_dim_ == c) && q_a.has_value() == q_norm.has_value(),
+                "the latents do not fit the heads");
+        v_head_dim_ = c;
+        DecoderLayer layer{};
+        layer.is_latent = true;
+        layer.attention_norm = floats(norm, d);
+        DecoderLatent& latent = layer.latent;
+        if (q_a) {
+            latent.q_rank = q_norm->size();
+            latent.q_norm = floats(*q_norm, latent.q_rank);
+            latent.q_a = linear(*q_a, latent.q_rank, d);
+        }
+        latent.kv_a = linear(kv_a, h, d);
+        latent.kv_norm = floats(kv_norm, c);
+        latent.eps = static_cast<float>(latent_eps);
+        latent.key = stack(key, n).weight;
+        latent.value = stack(value, n).weight;
+        latent.plain_size = num_columns(latent.key);
+        latent.value_size = num_rows(latent.value);
+        require_shape(latent.key, c, latent.plain_size);
+        require_shape(latent.value, latent.value_size, c);
+        latent.q = linear(q, n * (latent.plain_size + plan_.rotary_dim), q_a ? latent.q_rank : d);
+        layer.o = linear(o, d, n * latent.value_size);
+        layer.attention = attention_with(0);
+        layer.scale = static_cast<float>(scale);
+        set_cache(layer, keys, keys);
+        push(layer);
     }
 
     // The network behind a layer's attention, or its experts, which need a router.
     void add_mlp(const Floats& norm, const std::optional<Floats>& norm_after, const nb::tuple& gate,
                  const std::optional<nb::tuple>& up, const nb::tuple& down, std::size_t num_experts,
                  double alpha, double cubic, double limit, double up_offset) {
-        const std::size_t d = plan_.hidden_size;
         require(!layers_.empty() && !has_mlp(layers_.back()), "a network follows an attention");
         DecoderLayer layer = layers_.back();
-        layer.mlp_norm = floats(norm, d);
-        if (norm_after) layer.mlp_norm_after = floats(*norm_after, d);
-        DecoderMlp& mlp = layer.mlp;
-        require(num_experts >= 1, "a layer has at least one network");
-        mlp.num_experts = num_experts;
-        mlp.num_active = 1;
-        mlp.is_interleaved = !up.has_value();
-        mlp.alpha = static_cast<float>(alpha);
-        mlp.cubic = static_cast<float>(cubic);
-        mlp.limit = static_cast<float>(limit);
-        mlp.up_offset = static_cast<float>(up_offset);
-        mlp.down = stack(down, num_experts);
-        mlp.intermediate_size = num_columns(mlp.down.weight);
-        const std::size_t f = mlp.intermediate_size;
-        mlp.gate = stack(gate, num_experts, up ? f : 2 * f, d);
-        if (up) mlp.up = stack(*up, num_experts, f, d);
-        require_shape(mlp.down.weight, d, f);
+        layer.mlp_norm = floats(norm, plan_.hidden_size);
+        if (norm_after) layer.mlp_norm_after = floats(*norm_after, plan_.hidden_size);
+        layer.mlp = network(gate, up, down, num_experts);
+        layer.mlp.alpha = static_cast<float>(alpha);
+        layer.mlp.cubic = static_cast<float>(cubic);
+        layer.mlp.limit = static_cast<float>(limit);
+        layer.mlp.up_offset = static_cast<float>(up_offset);
         layers_.back() = layer;
+    }
+
+    // A network of the same kind as the last layer's experts, for every row beside them.
+    void add_shared(const nb::tuple& gate, const nb::tuple& up, const nb::tuple& down) {
+        require(!layers_.empty() && has_mlp(layers_.back()), "a shared network follows experts");
+        DecoderLayer& layer = layers_.back();
+        DecoderMlp shared = network(gate, up, down, 1);
+        shared.alpha = layer.mlp.alpha;
+        shared.cubic = layer.mlp.cubic;
+        shared.limit = layer.mlp.limit;
+        shared.up_offset = layer.mlp.up_offset;
+        layer.shared = shared;
     }
 
     // Who picks among the experts of the last layer.
@@ -169,7 +213,7 @@ public:
         std::vector<const AttentionPlan*> attentions;
         for (const std::size_t window : windows_) {
             const AttentionShape shape{plan_.num_heads, plan_.num_kv_heads, plan_.head_dim,
-                                       plan_.head_dim, window};
+                                       v_head_dim_, window};
             schedules.emplace_back(shape, plan_.block_size, spans, num_threads);
             attentions.push_back(&schedules.back().plan());
         }
@@ -187,6 +231,28 @@ private:
         const DecoderLayer& last = layers_.back();
         require(has_mlp(last) && (last.mlp.num_experts == 1 || last.mlp.router.num_groups > 0),
                 "the last layer lacks its network or its router");
+    }
+    void push(const DecoderLayer& layer) {
+        layers_.push_back(layer);
+        plan_.layers = layers_.data();
+        plan_.num_layers = layers_.size();
+    }
+    // Without its rules.
+    DecoderMlp network(const nb::tuple& gate, const std::optional<nb::tuple>& up,
+                       const nb::tuple& down, std::size_t count) {
+        const std::size_t d = plan_.hidden_size;
+        require(count >= 1, "a layer has at least one network");
+        DecoderMlp mlp{};
+        mlp.num_experts = count;
+        mlp.num_active = 1;
+        mlp.is_interleaved = !up.has_value();
+        mlp.down = stack(down, count);
+        mlp.intermediate_size = num_columns(mlp.down.weight);
+        const std::size_t f = mlp.intermediate_size;
+        mlp.gate = stack(gate, count, up ? f : 2 * f, d);
+        if (up) mlp.up = stack(*up, count, f, d);
+        require_shape(mlp.down.weight, d, f);
+        return mlp;
     }
     static RouterScores router_scores(const std::string& name) {
         if (name == "softmax of chosen") return RouterScores::softmax_of_chosen;
@@ -308,7 +374,7 @@ private:
     std::vector<Cache> caches_;
     Hidden hidden_;
     nb::list owners_;
-    std::size_t num_blocks_ = 0;
+    std::size_t num_blocks_ = 0, v_head_dim_ = 0;
 };
 
 }  // namespace
@@ -327,6 +393,11 @@ void bind_decoder(nb::module_& m) {
              "norm_after"_a.noconvert().none(), "q"_a, "k"_a, "v"_a, "o"_a,
              "sinks"_a.noconvert().none(), "window"_a, "scale"_a, "softcap"_a,
              "keys"_a.noconvert(), "values"_a.noconvert())
+        .def("add_latent_attention", &Decoder::add_latent_attention, nb::kw_only(),
+             "norm"_a.noconvert(), "q_a"_a.none(), "q_norm"_a.noconvert().none(), "q"_a, "kv_a"_a,
+             "kv_norm"_a.noconvert(), "latent_eps"_a, "key"_a, "value"_a, "o"_a, "scale"_a,
+             "keys"_a.noconvert())
+        .def("add_shared", &Decoder::add_shared, nb::kw_only(), "gate"_a, "up"_a, "down"_a)
         .def("add_mlp", &Decoder::add_mlp, nb::kw_only(), "norm"_a.noconvert(),
              "norm_after"_a.noconvert().none(), "gate"_a, "up"_a.none(), "down"_a,
              "num_experts"_a, "alpha"_a, "cubic"_a, "limit"_a, "up_offset"_a)

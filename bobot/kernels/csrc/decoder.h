@@ -46,21 +46,37 @@ struct DecoderMlp {
     bool reads_rows() const { return gate.weight.rows.values || up.weight.rows.values; }
 };
 
+// Attention whose keys and values are linear in one latent vector of each token, the only thing that
+// is cached, with one rotary key behind it. Queries are linear in a latent of their own, or, if
+// q_rank is 0, in the hidden state.
+struct DecoderLatent {
+    std::size_t q_rank, plain_size, value_size;  // the latter two of each head
+    DecoderLinear q_a, q, kv_a;
+    const float *q_norm, *kv_norm;
+    float eps;           // of both
+    Weight key, value;   // of each head: (latent, plain_size) and (value_size, latent)
+};
+
 struct DecoderLayer {
     const float *attention_norm, *mlp_norm;
     const float *attention_norm_after, *mlp_norm_after;  // of a branch before it is added, or null
-    DecoderLinear q, k, v, o;
+    bool is_latent;
+    DecoderLinear q, k, v;  // of layers without a latent
+    DecoderLatent latent;
+    DecoderLinear o;
     const float* sinks;    // one for each head, or null
     std::size_t attention;  // which of a step's plans: layers with the same window share one
     float scale, softcap;  // softcap 0: none
     void *keys, *values;   // the cache: (slots, num_kv_heads, head_dim)
     DecoderMlp mlp;
+    DecoderMlp shared;  // a network for every row beside the experts; num_experts 0: none
 };
 
 struct DecoderPlan {
     std::size_t hidden_size, num_heads, num_kv_heads, head_dim, vocab_size, block_size;
+    std::size_t rotary_dim;  // head_dim, or the part of it behind a latent
     float eps, rope_factor, embedding_factor;
-    const float *norm, *frequencies;  // one angle per position for each pair of a head
+    const float *norm, *frequencies;  // one angle per position for each pair that rotates
     Weight embedding, lm_head;
     Number cache_number;
     const DecoderLayer* layers;

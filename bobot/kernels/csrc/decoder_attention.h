@@ -8,13 +8,6 @@
 namespace bobot {
 namespace {
 
-// Heads that threads share start at a multiple of so many, that their outputs do so as they should.
-inline std::size_t heads_per_share(std::size_t head_dim) {
-    std::size_t heads = 1;
-    while (heads * head_dim % kPanel) heads *= 2;
-    return heads;
-}
-
 // The share of [first, first + count) in a share of something longer that holds it.
 inline Share inside(const Share& whole, std::size_t first, std::size_t count) {
     const std::size_t end = first + count;
@@ -67,9 +60,7 @@ void project(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderSt
         if (heads.size() == 0) return;
         for_chunks(step.num_rows, [&](std::size_t first, std::size_t count) {
             float* out = shared.qkv + first * stride + (place + heads.first) * h;
-            product<Simd>(linear.weight, normed, first, count, outputs, out, stride,
-                          own.row_scales);
-            add_bias(linear.bias, count, outputs, out, stride);
+            product<Simd>(linear, normed, first, count, outputs, out, stride, own);
             then(first, count, heads, out);
         });
     };
@@ -106,12 +97,33 @@ inline AttentionInput attention_of(const DecoderPlan& plan, const DecoderLayer& 
     return in;
 }
 
-// sum_RD += the attention of the normed rows.
+// sum_RD += the last linear layer of an attention, of `mixed` (R, columns).
+template <class Simd>
+void add_outputs(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
+                 float* mixed, std::size_t columns, float* sum_RD, const SharedBuffers& shared,
+                 const ThreadBuffers& own, Team& team) {
+    const std::size_t d = plan.hidden_size;
+    const Readers readers(plan.activations, {&layer.o.weight});
+    const Inputs inputs = shared_inputs<Simd>(readers, shared, mixed, step.num_rows, columns);
+    if (readers.has_tiles)
+        team.run(inputs.tiled.num_blocks,
+                 [&](std::size_t b) { fill_activations<Simd>(mixed, inputs.tiled, b, b + 1); });
+    const std::size_t outputs = num_column_tasks(step, d, kPanel, bytes_of_output(layer.o.weight));
+    team.run(outputs, [&](std::size_t task) {
+        add_linear<Simd>(plan, layer.o, 0, inputs, {nullptr, nullptr},
+                         share_of(d, kPanel, task, outputs), sum_RD, own);
+    });
+}
+
+// sum_RD += the attention of the rows.
 template <class Simd, class Cell>
 void attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
-                       const Inputs& normed, float* sum_RD, const SharedBuffers& shared,
-                       const ThreadBuffers& own, Team& team) {
-    const std::size_t d = plan.hidden_size, h = plan.head_dim, unit = heads_per_share(h);
+                       float* sum_RD, const SharedBuffers& shared, const ThreadBuffers& own,
+                       Team& team) {
+    const Readers readers(plan.activations, {&layer.q.weight, &layer.k.weight, &layer.v.weight});
+    const Inputs normed =
+        normalize<Simd>(plan, step, layer.attention_norm, readers, shared, team);
+    const std::size_t h = plan.head_dim, unit = heads_per_share(h);
     // Counted in whole units, so that each of queries, keys and values begins at one.
     const std::size_t units = (plan.num_heads + unit - 1) / unit +
                               2 * ((plan.num_kv_heads + unit - 1) / unit);
@@ -124,18 +136,8 @@ void attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer, const
     attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared),
                       team.thread, team.num_threads);
     team.wait();
-    const Readers readers(plan.activations, {&layer.o.weight});
-    const Inputs mixed = shared_inputs<Simd>(readers, shared, shared.mixed, step.num_rows,
-                                             plan.num_heads * h);
-    if (readers.has_tiles)
-        team.run(mixed.tiled.num_blocks, [&](std::size_t b) {
-            fill_activations<Simd>(shared.mixed, mixed.tiled, b, b + 1);
-        });
-    const std::size_t outputs = num_column_tasks(step, d, kPanel, bytes_of_output(layer.o.weight));
-    team.run(outputs, [&](std::size_t task) {
-        add_linear<Simd>(plan, layer.o, 0, mixed, {nullptr, nullptr},
-                         share_of(d, kPanel, task, outputs), sum_RD, own);
-    });
+    add_outputs<Simd>(plan, layer, step, shared.mixed, plan.num_heads * h, sum_RD, shared, own,
+                      team);
 }
 
 }  // namespace

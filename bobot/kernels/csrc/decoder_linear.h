@@ -36,6 +36,14 @@ inline void add_bias(const float* bias, std::size_t rows, const Share& share, fl
         for (std::size_t n = 0; n < share.size(); ++n) out[m * stride + n] += bias[share.first + n];
 }
 
+// The product of a linear layer, with its bias.
+template <class Simd>
+void product(const DecoderLinear& linear, const Inputs& x, std::size_t first, std::size_t count,
+             const Share& share, float* out, std::size_t out_stride, const ThreadBuffers& own) {
+    product<Simd>(linear.weight, x, first, count, share, out, out_stride, own.row_scales);
+    add_bias(linear.bias, count, share, out, out_stride);
+}
+
 // Calls each(first, count) for runs of kChunkRows rows.
 template <class Each>
 void for_chunks(std::size_t num_rows, const Each& each) {

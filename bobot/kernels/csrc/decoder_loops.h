@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-#include "decoder_attention.h"
+#include "decoder_latent.h"
 #include "decoder_mlp.h"
 
 namespace bobot {
@@ -13,26 +13,26 @@ namespace {
 template <class Simd, class Cell>
 void decode_layer(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderStep& step,
                   SharedBuffers& shared, const ThreadBuffers& own, Team& team) {
-    const Readers of_attention(plan.activations, {&layer.q.weight, &layer.k.weight, &layer.v.weight});
-    const Inputs normed =
-        normalize<Simd>(plan, step, layer.attention_norm, of_attention, shared, team);
-    attention_of_rows<Simd, Cell>(plan, layer, step, normed,
-                                  sum_of_branch(shared, layer.attention_norm_after), shared, own,
-                                  team);
+    const auto attend =
+        layer.is_latent ? latent_attention_of_rows<Simd, Cell> : attention_of_rows<Simd, Cell>;
+    attend(plan, layer, step, sum_of_branch(shared, layer.attention_norm_after), shared, own, team);
     add_branch<Simd>(plan, step, layer.attention_norm_after, shared, team);
-    const DecoderMlp& mlp = layer.mlp;
-    const Readers of_mlp(plan.activations,
-                         {&mlp.router.linear.weight, &mlp.gate.weight, &mlp.up.weight});
-    const Inputs again = normalize<Simd>(plan, step, layer.mlp_norm, of_mlp, shared, team);
-    mlp_of_rows<Simd>(plan, step, mlp, again, sum_of_branch(shared, layer.mlp_norm_after), shared,
-                      own, team);
+    const DecoderMlp &mlp = layer.mlp, &beside = layer.shared;
+    const Readers readers(plan.activations,
+                          {&mlp.router.linear.weight, &mlp.gate.weight, &mlp.up.weight,
+                           &beside.gate.weight, &beside.up.weight});
+    const Inputs normed = normalize<Simd>(plan, step, layer.mlp_norm, readers, shared, team);
+    float* sum_RD = sum_of_branch(shared, layer.mlp_norm_after);
+    mlp_of_rows<Simd>(plan, step, mlp, normed, sum_RD, shared, own, team);
+    if (beside.num_experts > 0)
+        mlp_of_rows<Simd>(plan, step, beside, normed, sum_RD, shared, own, team);
     add_branch<Simd>(plan, step, layer.mlp_norm_after, shared, team);
 }
 
 template <class Simd>
 void embed(const DecoderPlan& plan, const DecoderStep& step, const SharedBuffers& shared,
            const ThreadBuffers& own, Team& team) {
-    const std::size_t d = plan.hidden_size, half = plan.head_dim / 2;
+    const std::size_t d = plan.hidden_size, half = plan.rotary_dim / 2;
     team.run(step.num_rows, [&](std::size_t m) {
         float* x = shared.x_RD + m * d;
         row_of<Simd>(plan.embedding, static_cast<std::size_t>(step.ids[m]), own.sums,

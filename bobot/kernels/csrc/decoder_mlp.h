@@ -157,9 +157,7 @@ void route(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& m
         const std::size_t first = task / parts * kRouterRows;
         const std::size_t count = rows - first < kRouterRows ? rows - first : kRouterRows;
         float* logits = shared.router_RE + first * num_experts + share.first;
-        product<Simd>(mlp.router.linear.weight, normed, first, count, share, logits, num_experts,
-                      own.row_scales);
-        add_bias(mlp.router.linear.bias, count, share, logits, num_experts);
+        product<Simd>(mlp.router.linear, normed, first, count, share, logits, num_experts, own);
     });
     team.run(runs, [&](std::size_t run) {
         for (std::size_t m = run * kRouterRows; m < (run + 1) * kRouterRows && m < rows; ++m)
