@@ -33,9 +33,9 @@ def test_many_rows_come_nearer_to_float32_than_the_model_in_bfloat16(
     made = in_dtype(filled(FAMILIES[family](), "Q8_0", is_tiled=True), torch.bfloat16)
     monkeypatch.setenv("BOBOT_ISA", isa)
     found = torch.cat(by_decoder(made, SEQUENCES))
-    few_rows = torch.cat(by_decoder(made, SEQUENCES, most=8))
+    few_rows = torch.cat(by_decoder(made, SEQUENCES, most=2))  # in attention, of 3 heads each
     monkeypatch.setenv("BOBOT_ISA", "avx512vnni")
-    assert torch.equal(few_rows, torch.cat(by_decoder(made, SEQUENCES, most=8)))
+    assert torch.equal(few_rows, torch.cat(by_decoder(made, SEQUENCES, most=2)))
     assert not torch.equal(found, torch.cat(by_decoder(made, SEQUENCES)))
     in_bfloat16 = torch.cat(by_module(made, SEQUENCES))
     exact = torch.cat(by_module(in_dtype(made, torch.float32), SEQUENCES))

@@ -17,6 +17,7 @@
 #pragma once
 
 #include "amx_widen.h"
+#include "matrix_unit.h"
 
 namespace bobot {
 namespace {
@@ -84,20 +85,6 @@ private:
     PanelPlace<Simd> places_[kPairsAtOnce][2];
 };
 
-template <int kRegister>
-struct Register {
-    static constexpr int number = kRegister;
-};
-
-// Registers 0 to 3 hold the sums: row r of 16 rows each, panel p in register 2r + p.
-template <std::size_t kRowTiles, std::size_t kPanels, class Use>
-__attribute__((always_inline)) inline void for_each_sum(Use use) {
-    use(Register<0>{});
-    if constexpr (kPanels == 2) use(Register<1>{});
-    if constexpr (kRowTiles == 2) use(Register<2>{});
-    if constexpr (kRowTiles == 2 && kPanels == 2) use(Register<3>{});
-}
-
 // sums (4 of 16 x 16) += rows . weights over the tiles of a job; the first of a panel starts at 0.
 template <class Unit, std::size_t kRowTiles, std::size_t kPanels>
 void add_block(Unit& unit, const std::uint16_t* rows, const std::uint16_t* weights,
@@ -110,21 +97,11 @@ void add_block(Unit& unit, const std::uint16_t* rows, const std::uint16_t* weigh
         else
             unit.template load<kSum>(sums + kSum * kPanel * 16, kRowBytes);
     });
-    for (std::size_t t = 0; t < num_tiles; ++t) {
-        const std::uint16_t *left = rows + t * kBlockTile, *right = weights + t * kPairsOfTile;
-        unit.template load<6>(right, kRowBytes);
-        unit.template load<4>(left, kRowBytes);
-        unit.template dot_bfloats<0, 4, 6>();
-        if constexpr (kPanels == 2) {
-            unit.template load<7>(right + kChunkTiles * kPairsOfTile, kRowBytes);
-            unit.template dot_bfloats<1, 4, 7>();
-        }
-        if constexpr (kRowTiles == 2) {
-            unit.template load<5>(left + 16 * kTile, kRowBytes);
-            unit.template dot_bfloats<2, 5, 6>();
-            if constexpr (kPanels == 2) unit.template dot_bfloats<3, 5, 7>();
-        }
-    }
+    constexpr std::size_t kNumber = sizeof *rows;
+    const UnitFactor left{rows, kRowBytes, kBlockTile * kNumber, 16 * kTile * kNumber};
+    const UnitFactor right{weights, kRowBytes, kPairsOfTile * kNumber,
+                           kChunkTiles * kPairsOfTile * kNumber};
+    add_products<Unit, kRowTiles, kPanels>(unit, left, right, num_tiles);
     for_each_sum<kRowTiles, kPanels>([&](auto sum) {
         constexpr int kSum = decltype(sum)::number;
         unit.template store<kSum>(sums + kSum * kPanel * 16, kRowBytes);
@@ -205,10 +182,6 @@ void multiply_by_unit(const Tiles& w, const Activations& x, std::size_t first, s
     }
 }
 
-// A Simd type with a matrix unit beside it.
-template <class Vectors, class Unit>
-struct WithUnit : Vectors {};
-
 template <class Vectors, class Unit>
 struct ManyRows<WithUnit<Vectors, Unit>> {
     static constexpr bool kHasUnit = true;
@@ -227,6 +200,7 @@ constexpr Kernels kernels_with_unit() {
     found.has_unit = true;
     found.multiply_tiles = multiply_tiles<Simd>;
     found.decode = decode<Simd>;
+    found.attend_rows = attend_rows<Simd>;
     return found;
 }
 
