@@ -9,7 +9,8 @@
 // multiplied to its end instead, and weights are read in the order in which they lie.
 //
 // No machine with AMX was at hand: the sizes are reasoned from published costs (a product starts
-// every 16 cycles, a load takes 8), not measured. Sums lie on the stack, 256 KiB a thread.
+// every 16 cycles, a load takes 8), not measured. Sums take 256 KiB a thread, too much for the
+// stacks of some.
 //
 // The unit works on its own: a pass over 8 blocks of weights is some 300 micro-operations and 512
 // cycles of products. So the next weights are widened, some between any two passes, while the unit
@@ -108,20 +109,20 @@ void add_block(Unit& unit, const std::uint16_t* rows, const std::uint16_t* weigh
     });
 }
 
-// The rows and outputs that there are, from the sums of a block and a job.
-inline void copy_sums(const float* sums, const Job& job, const Tiles& w, std::size_t num_rows,
-                      float* out, std::size_t out_stride) {
+// The rows and outputs that there are, from the sums of a block and a job, to rows from `row` on.
+inline void copy_sums(const float* sums, const Job& job, const Tiles& w, std::size_t row,
+                      std::size_t num_rows, const Outputs& out) {
     const std::size_t n = job.panel * kPanel, width = job.num_panels * kPanel;
     const std::size_t num_outputs = w.num_rows - n < width ? w.num_rows - n : width;
     for (std::size_t m = 0; m < num_rows; ++m) {
-        const float* row = sums + m / 16 * kSumsOfBlock / 2 + m % 16 * kPanel;
-        float* to = out + m * out_stride + n;
+        const float* from = sums + m / 16 * kSumsOfBlock / 2 + m % 16 * kPanel;
+        float* to = out.at(row + m, n);
         if (num_outputs == 2 * kPanel) {  // both lines of a page at once
-            std::memcpy(to, row, kPanel * sizeof(float));
-            std::memcpy(to + kPanel, row + kSumsOfBlock / 4, kPanel * sizeof(float));
+            std::memcpy(to, from, kPanel * sizeof(float));
+            std::memcpy(to + kPanel, from + kSumsOfBlock / 4, kPanel * sizeof(float));
         } else {
             for (std::size_t i = 0; i < num_outputs; ++i)
-                to[i] = row[i / kPanel * (kSumsOfBlock / 4) + i % kPanel];
+                to[i] = from[i / kPanel * (kSumsOfBlock / 4) + i % kPanel];
         }
     }
 }
@@ -137,15 +138,22 @@ inline void fetch_next(const Activations& x, std::size_t block, const Jobs& jobs
         __builtin_prefetch(next + i * kTile, 0, 2);
 }
 
+using PartSums = float[kPairsAtOnce][kPartBlocks][kSumsOfBlock];
+
+inline PartSums& part_sums() {
+    alignas(64) static thread_local PartSums sums;
+    return sums;
+}
+
 // All jobs of the rows of blocks [first, end).
 template <class Simd, class Unit>
 void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                   const Jobs& jobs, float* out, std::size_t out_stride) {
+                   const Jobs& jobs, const Outputs& out) {
     constexpr decltype(&add_block<Unit, 1, 1>) kAdd[2][2] = {
         {add_block<Unit, 1, 1>, add_block<Unit, 1, 2>},
         {add_block<Unit, 2, 1>, add_block<Unit, 2, 2>}};
     alignas(64) std::uint16_t widened[2][2 * kChunkTiles * kPairsOfTile];
-    alignas(64) float sums[kPairsAtOnce][kPartBlocks][kSumsOfBlock];
+    PartSums& sums = part_sums();
     Unit unit;
     JobWeights<Simd> weights(w);
     Job next = jobs.at(0);
@@ -160,8 +168,7 @@ void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std:
                 unit, x.bfloats + (b * w.num_tiles + job.tile) * kBlockTile, widened[j % 2],
                 job.num_tiles, job.tile == 0, totals);
             if (job.tile + job.num_tiles == w.num_tiles)
-                copy_sums(totals, job, w, left < kUnitRows ? left : kUnitRows,
-                          out + row * out_stride, out_stride);
+                copy_sums(totals, job, w, row, left < kUnitRows ? left : kUnitRows, out);
             weights.widen(next, next.size() * (b - first) / (end - first),
                           next.size() * (b + 1 - first) / (end - first), widened[(j + 1) % 2]);
             if (jobs.pairs_at_once > 1) fetch_next(x, b, jobs, job);
@@ -171,14 +178,14 @@ void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std:
 
 template <class Simd, class Unit>
 void multiply_by_unit(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                      float* out, std::size_t out_stride) {
+                      const Outputs& out) {
     const std::size_t num_parts = (x.num_blocks + kPartBlocks - 1) / kPartBlocks;
     for (std::size_t part = 0; part < num_parts; ++part) {
         const std::size_t from = x.num_blocks * part / num_parts;
         const std::size_t to = x.num_blocks * (part + 1) / num_parts;
         const bool is_near = (to - from) * w.num_tiles * kBlockTile * 2 <= kNearBytes;
         const Jobs jobs{first, end, w.num_tiles, is_near ? 1 : kPairsAtOnce};
-        multiply_part<Simd, Unit>(w, x, from, to, jobs, out, out_stride);
+        multiply_part<Simd, Unit>(w, x, from, to, jobs, out);
     }
 }
 
@@ -187,8 +194,8 @@ struct ManyRows<WithUnit<Vectors, Unit>> {
     static constexpr bool kHasUnit = true;
     using FewRows = Vectors;
     static void multiply(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                         float* out, std::size_t out_stride) {
-        multiply_by_unit<Vectors, Unit>(w, x, first, end, out, out_stride);
+                         const Outputs& out) {
+        multiply_by_unit<Vectors, Unit>(w, x, first, end, out);
     }
 };
 

@@ -1,7 +1,7 @@
 // Many rows against tiles of keys and values that are packed once for all rows of a task, as
-// float32 or as pairs of bfloat16. Some rows at a time go through both products, queries by keys and
-// weights by values, so that their scores and what they are multiplied by stay in the first-level
-// cache. Here are the products by vectors; attention_unit.h has those by a matrix unit.
+// float32 or as pairs of bfloat16. Some rows at a time go through both products, queries by keys
+// and weights by values, so that their scores and what they are multiplied by stay in the
+// first-level cache. Here are the products by vectors; attention_unit.h has those by a matrix unit.
 #pragma once
 
 #include "attention_rows.h"

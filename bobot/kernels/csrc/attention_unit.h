@@ -1,10 +1,10 @@
 // The products of attention_tiles.h by a matrix unit (amx_unit.h): queries and weights are its left
-// factors, 16 rows of 32 bfloat16 numbers, and packed keys and values, rows of pairs, already lie as
-// it wants the right ones. Sums of a product are float32.
+// factors, 16 rows of 32 bfloat16 numbers, and packed keys and values, rows of pairs, already lie
+// as it wants the right ones. Sums of a product are float32.
 //
-// Up to 32 rows by 32 columns are multiplied at once, two by two registers of sums. Those of weights
-// and values go through memory: what is there so far must be multiplied by another factor in each
-// row, which the unit can't.
+// Up to 32 rows by 32 columns are multiplied at once, two by two registers of sums. Those of
+// weights and values go through memory: what is there so far must be multiplied by another factor
+// in each row, which the unit can't.
 //
 // No machine with AMX was at hand: sizes are reasoned, not measured. A block of 32 rows and 64 keys
 // of 128 numbers takes the unit 1024 cycles for both products, and the vectors about 1500 for

@@ -1,5 +1,5 @@
-// A `Simd` type (packed_loops.h) with a matrix unit (amx_unit.h) beside it, for code that is written
-// over both.
+// A `Simd` type (packed_loops.h) with a matrix unit (amx_unit.h) beside it, for code that is
+// written over both.
 #pragma once
 
 #include <cstddef>
