@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from bobot import kernels
 from bobot.engine.config import EngineConfig
 from bobot.engine.draft_model import DraftModel
 from bobot.engine.ngrams import NgramDrafter
@@ -107,6 +108,9 @@ class Speculation:
         self.drafter = drafter
         self.scheduler = scheduler
         self.stats = stats
+        self.max_rows = min(MAX_ROWS, kernels.max_rows_alike() or MAX_ROWS)
+        """Rows that drafts may fill a step up to: more might be multiplied in another way than the
+        row of plain decoding, and choose another token."""
         self._trust: dict[Sequence, Trust] = {}
         """Of the sequences of the last step; what was known of others is forgotten."""
 
@@ -141,7 +145,7 @@ class Speculation:
     def _limits(self, chunks: list[Chunk]) -> dict[Sequence, int]:
         """Drafts that each decoding sequence may get: by trust, limits of length, and room."""
         budget = self.config.max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
-        most = min(self.config.num_speculative_tokens, MAX_ROWS // len(chunks) - 1)
+        most = min(self.config.num_speculative_tokens, self.max_rows // len(chunks) - 1)
         limits = {}
         for sequence in (chunk.sequence for chunk in chunks):
             if sequence.num_new_tokens > 1:

@@ -69,6 +69,13 @@ def isa() -> str:
     return asked
 
 
+def max_rows_alike() -> int | None:
+    """How many rows a product of tiles may have so that each is what it is alone, whatever the
+    others; None: any number. On `amx` more are rounded to bfloat16, as `tiles_linear` says.
+    """
+    return 8 if available and isa() in ("amx", EMULATED_AMX) else None
+
+
 def dequantize(
     format: str,
     values: Array,

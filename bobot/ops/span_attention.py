@@ -16,11 +16,8 @@ from torch import Tensor
 
 from bobot import kernels
 from bobot.ops.attention import AttentionSpec, attention
-from bobot.ops.linear import has_amx
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MIN_ROWS_FOR_TILES = 64
-"""From so many queries a sequence on, torch's product of 16-bit tiles in hardware is faster."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +113,8 @@ class SpanAttention:
         is_known = q_TNH.dtype in KERNEL_DTYPES and k_PKH.dtype in KERNEL_DTYPES
         if not is_known or k_PKH.dtype != v_PKV.dtype:
             return False
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-            return False
-        has_many_rows = q_TNH.shape[0] >= MIN_ROWS_FOR_TILES * len(self.spans)
-        return not (has_many_rows and q_TNH.dtype == torch.bfloat16 and has_amx())
+        has_gradients = any(x is not None and x.requires_grad for x in tensors)
+        return not (torch.is_grad_enabled() and has_gradients)
 
     def _through_kernel(
         self,

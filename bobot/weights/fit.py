@@ -20,7 +20,6 @@ from bobot import kernels
 from bobot.hardware import Hardware
 from bobot.layers.context import AttentionSpec
 from bobot.ops.attention import MAX_SCORES
-from bobot.ops.linear import has_amx
 from bobot.quant.weight import Weight
 from bobot.weights.forms import Form, Part, Role, other_forms, parts_of
 from bobot.weights.subject import Origin, Subject
@@ -260,7 +259,7 @@ class _Account:
         inner = (sum(p.shape[-2:]) for p in self.parts if p.role in (Role.MATRIX, Role.EXPERTS))
         logits = max(p.shape[0] for p in self.parts if p.role in (Role.HEAD, Role.EMBEDDING))
         scores = 0
-        for spec in self.specs if not kernels.available or has_amx() else ():
+        for spec in () if kernels.available else self.specs:
             has_own_rule = self.has_sinks or spec.logit_softcap is not None
             if has_own_rule or spec.head_dim != spec.v_head_dim:
                 scores = max(scores, min(MAX_SCORES, spec.num_heads * CHUNK * self.context))

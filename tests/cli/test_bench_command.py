@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bobot import hardware
+from bobot import hardware, kernels
 from bobot.cli import measuring
 from bobot.cli.cold_start import Start, cold_start
 from bobot.cli.figures import Figure, Limit, limit_of
@@ -77,6 +77,9 @@ def test_a_model_gets_a_row_for_each_figure(run_bobot: Run) -> None:
     assert max(map(len, out.splitlines())) < 80, out
 
 
+@pytest.mark.skipif(
+    not kernels.available or kernels.isa() == "portable", reason="no tiles without vectors"
+)
 def test_activations_of_8_bits_are_told(run_bobot: Run) -> None:
     words = ("bench", "bobot", *SMALL, "--only", "decode", "--activations", "int8")
     status, out, err = run_bobot(*words)

@@ -75,16 +75,22 @@ def test_every_instruction_set_gives_the_same(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_16_bit_models_come_nearer_to_float32_than_in_torch(family: str) -> None:
-    """Their tiles take activations as integers of 16 bits. Where the cache rounds, a router may
-    take another expert: such a token is an outlier, and quantiles say what holds for the others.
+    """Their tiles take activations as integers of 16 bits: what the model rounds to bfloat16, at
+    every operation, the step rounds in the cache alone, which leaves less than half of the error.
+    On AMX it rounds both factors of every product as the model does, and only nothing in between.
+    Where the cache rounds, a router may take another expert: such a token is an outlier, and
+    quantiles say what holds for the others.
     """
+    has_unit = kernels.isa() in ("amx", kernels.EMULATED_AMX)
     made = in_dtype(filled(FAMILIES[family](**LONG), "Q8_0", is_tiled=True), torch.bfloat16)
     found = by_decoder(made, PROMPTS, most=900, num_threads=2, block_size=16)
     by_torch = by_module(made, PROMPTS)
     exact = by_module(in_dtype(made, torch.float32), PROMPTS)
     for share in (0.5, 0.9):
         step, reference = (float(errors(x, exact).quantile(share)) for x in (found, by_torch))
-        assert step <= reference / 2, f"error {step:.1e}, in torch {reference:.1e}"
+        assert step <= reference / (1 if has_unit else 2), (
+            f"error {step:.1e}, in torch {reference:.1e}"
+        )
 
 
 @pytest.mark.parametrize("num_experts", [5, 64])

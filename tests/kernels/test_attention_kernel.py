@@ -6,6 +6,7 @@ no key's, or a key that nobody may see, shows.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,9 @@ from bobot.ops.span_attention import Span, SpanAttention
 pytestmark = pytest.mark.skipif(not kernels.available, reason="the extension is not built")
 
 ISAS = [name for name, usable in kernels.features().items() if usable] if kernels.available else []
+ISAS += [kernels.EMULATED_AMX] if kernels.available and kernels.can_emulate_amx() else []
+ISAS_OF_BFLOAT16 = ("avx512vnni", "amx", kernels.EMULATED_AMX)
+"""Beside a cache of bfloat16 they multiply bfloat16."""
 EACH_ISA = pytest.mark.parametrize("isa", ISAS)
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 """Half the distance of neighbouring numbers, relative to their size."""
@@ -44,6 +48,8 @@ class Case:
     num_threads: int = 2
     size: float = 1.0
     """Of queries and keys: large ones give one key all the weight."""
+    are_powers: bool = False
+    """Queries and keys are few integers and the scale is ln 2: weights are powers of two."""
 
 
 def shape(heads: int, kv_heads: int, head_dim: int, v_head_dim: int, **rules: Any) -> AttentionSpec:
@@ -59,7 +65,7 @@ def shape(heads: int, kv_heads: int, head_dim: int, v_head_dim: int, **rules: An
 
 def error(case: Case, isa: str, seed: int = 0) -> float:
     """Largest difference from the definition, beyond the rounding of the output itself and, beside
-    a cache of bfloat16 on AVX-512, of queries and weights.
+    a cache of bfloat16 on AVX-512 and AMX, of queries and weights.
     """
     generator = torch.manual_seed(seed)
     spec = case.spec
@@ -80,12 +86,14 @@ def error(case: Case, isa: str, seed: int = 0) -> float:
         values[slots[-1]] = torch.randn(length, *values.shape[1:], generator=generator)
         hidden[slots[-1]] = torch.rand(length, generator=generator) < 0.3
         hidden[slots[-1][0]] = True  # with a window of 1 a query may see no key at all
-    keys, values = keys.to(case.kv_dtype), values.to(case.kv_dtype)
-    if spec.v_is_k_prefix:
-        values = keys[..., : spec.v_head_dim]
     num_queries = sum(count for _, count in case.spans)
     q = torch.randn(num_queries, spec.num_heads, spec.head_dim, generator=generator) * case.size
-    q = q.to(case.q_dtype)
+    if case.are_powers:
+        keys = keys.clamp(-2, 2).round()
+        q = q.sign() * (torch.rand(q.shape, generator=generator) < 9 / spec.head_dim)
+    keys, values, q = keys.to(case.kv_dtype), values.to(case.kv_dtype), q.to(case.q_dtype)
+    if spec.v_is_k_prefix:
+        values = keys[..., : spec.v_head_dim]
     sinks = torch.randn(spec.num_heads, generator=generator) if case.has_sinks else None
     out = torch.full((num_queries, spec.num_heads, spec.v_head_dim), torch.nan).to(case.q_dtype)
     rows, row = [], 0
@@ -111,7 +119,8 @@ def error(case: Case, isa: str, seed: int = 0) -> float:
         )
         difference = (out[start : start + count].double() - expected).abs()
         allowed = expected.abs() * ROUNDING[case.q_dtype]
-        if case.kv_dtype == torch.bfloat16 and isa == "avx512vnni":
+        is_rounded = case.kv_dtype == torch.bfloat16 and not case.are_powers
+        if is_rounded and isa in ISAS_OF_BFLOAT16:
             allowed += slack * (1 + ROUNDING[case.q_dtype])
         worst = max(worst, torch.nan_to_num(difference - allowed, nan=9e9).max().item())
     return worst
@@ -188,6 +197,12 @@ CASES = {
     "chunk at a depth": Case(shape(16, 1, 128, 128), ((777, 65),), kv_dtype=torch.bfloat16),
     "mixed step": Case(shape(6, 2, 32, 32), ((0, 150), (513, 1), (90, 7)), block_size=3),
     "odd sizes": Case(shape(10, 2, 37, 21), ((70, 1), (0, 33)), kv_dtype=torch.float16),
+    "odd sizes in bfloat16": Case(
+        shape(10, 2, 37, 21), ((70, 1), (0, 33)), kv_dtype=torch.bfloat16
+    ),
+    "one number in bfloat16": Case(
+        shape(2, 1, 1, 1), ((0, 70),), kv_dtype=torch.bfloat16, block_size=1
+    ),
     "one number a head": Case(shape(2, 1, 1, 1), ((0, 70),), block_size=1),
     "latent": Case(shape(128, 1, 576, 512, v_is_k_prefix=True), ((330, 1),), num_threads=3),
     "latent prompt": Case(
@@ -264,6 +279,56 @@ def test_a_cache_of_bfloat16_is_read_right(sizes: tuple[int, int], group: int, i
         num_threads={1: 1, 4: 2, 8: 3}[group],
     )
     assert (found := error(case, isa)) <= TOLERANCE, f"{found:.2e}"
+
+
+POWERS = {
+    "plain": {},
+    "window below a tile": {"sliding_window": 37},
+    "sinks and hidden": {"has_sinks": True, "has_hidden": True},
+}
+
+
+@EACH_ISA
+@pytest.mark.parametrize("rules", POWERS)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (16, 16), (37, 21), (64, 64), (72, 40), (128, 96), (576, 512)]
+)
+def test_nothing_is_lost_where_nothing_is_rounded(
+    sizes: tuple[int, int], rules: str, isa: str
+) -> None:
+    """Weights that are powers of two are bfloat16 numbers, and an exponential to 1e-4 of them is
+    rounded to the very number: a cache of bfloat16 must then give what one of float32 gives, every
+    key once and in its place.
+    """
+    head_dim, v_head_dim = sizes
+    spec = replace(
+        shape(10, 2, head_dim, v_head_dim, v_is_k_prefix=head_dim == 576), scale=math.log(2)
+    )
+    case = Case(
+        spec, ((0, 70), (131, 45), (401, 1), (90, 3)), kv_dtype=torch.bfloat16, are_powers=True
+    )
+    assert (found := error(with_rules(case, POWERS[rules]), isa)) <= TOLERANCE, f"{found:.2e}"
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa in ("amx", kernels.EMULATED_AMX)])
+def test_the_matrix_unit_takes_many_rows_beside_a_cache_of_bfloat16(isa: str) -> None:
+    """Whose sums are in another order. Other rows and other caches are computed as without it."""
+    torch.manual_seed(0)
+    for dtype, num_queries, has_unit in (
+        (torch.bfloat16, 40, True),
+        (torch.bfloat16, 2, False),  # rows of 4 heads: read in place
+        (torch.float16, 40, False),
+        (torch.float32, 40, False),
+    ):
+        q = torch.randn(num_queries, 8, 64)
+        keys, values = torch.randn(704, 2, 64).to(dtype), torch.randn(704, 2, 64).to(dtype)
+        outputs = []
+        for each in (isa, "avx512vnni"):
+            outputs.append(torch.empty(num_queries, 8, 64))
+            plan(Case(shape(8, 2, 64, 64)), [(0, num_queries, 650, 0)], torch.arange(44) * 16).run(
+                q, keys, values, outputs[-1], 0.125, 0.0, None, None, each
+            )
+        assert torch.equal(*outputs) != has_unit
 
 
 @EACH_ISA

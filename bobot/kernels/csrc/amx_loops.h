@@ -9,7 +9,8 @@
 // multiplied to its end instead, and weights are read in the order in which they lie.
 //
 // No machine with AMX was at hand: the sizes are reasoned from published costs (a product starts
-// every 16 cycles, a load takes 8), not measured. Sums lie on the stack, 256 KiB a thread.
+// every 16 cycles, a load takes 8), not measured. Sums take 256 KiB a thread, too much for the
+// stacks of some.
 //
 // The unit works on its own: a pass over 8 blocks of weights is some 300 micro-operations and 512
 // cycles of products. So the next weights are widened, some between any two passes, while the unit
@@ -17,6 +18,7 @@
 #pragma once
 
 #include "amx_widen.h"
+#include "matrix_unit.h"
 
 namespace bobot {
 namespace {
@@ -84,20 +86,6 @@ private:
     PanelPlace<Simd> places_[kPairsAtOnce][2];
 };
 
-template <int kRegister>
-struct Register {
-    static constexpr int number = kRegister;
-};
-
-// Registers 0 to 3 hold the sums: row r of 16 rows each, panel p in register 2r + p.
-template <std::size_t kRowTiles, std::size_t kPanels, class Use>
-__attribute__((always_inline)) inline void for_each_sum(Use use) {
-    use(Register<0>{});
-    if constexpr (kPanels == 2) use(Register<1>{});
-    if constexpr (kRowTiles == 2) use(Register<2>{});
-    if constexpr (kRowTiles == 2 && kPanels == 2) use(Register<3>{});
-}
-
 // sums (4 of 16 x 16) += rows . weights over the tiles of a job; the first of a panel starts at 0.
 template <class Unit, std::size_t kRowTiles, std::size_t kPanels>
 void add_block(Unit& unit, const std::uint16_t* rows, const std::uint16_t* weights,
@@ -110,41 +98,31 @@ void add_block(Unit& unit, const std::uint16_t* rows, const std::uint16_t* weigh
         else
             unit.template load<kSum>(sums + kSum * kPanel * 16, kRowBytes);
     });
-    for (std::size_t t = 0; t < num_tiles; ++t) {
-        const std::uint16_t *left = rows + t * kBlockTile, *right = weights + t * kPairsOfTile;
-        unit.template load<6>(right, kRowBytes);
-        unit.template load<4>(left, kRowBytes);
-        unit.template dot_bfloats<0, 4, 6>();
-        if constexpr (kPanels == 2) {
-            unit.template load<7>(right + kChunkTiles * kPairsOfTile, kRowBytes);
-            unit.template dot_bfloats<1, 4, 7>();
-        }
-        if constexpr (kRowTiles == 2) {
-            unit.template load<5>(left + 16 * kTile, kRowBytes);
-            unit.template dot_bfloats<2, 5, 6>();
-            if constexpr (kPanels == 2) unit.template dot_bfloats<3, 5, 7>();
-        }
-    }
+    constexpr std::size_t kNumber = sizeof *rows;
+    const UnitFactor left{rows, kRowBytes, kBlockTile * kNumber, 16 * kTile * kNumber};
+    const UnitFactor right{weights, kRowBytes, kPairsOfTile * kNumber,
+                           kChunkTiles * kPairsOfTile * kNumber};
+    add_products<Unit, kRowTiles, kPanels>(unit, left, right, num_tiles);
     for_each_sum<kRowTiles, kPanels>([&](auto sum) {
         constexpr int kSum = decltype(sum)::number;
         unit.template store<kSum>(sums + kSum * kPanel * 16, kRowBytes);
     });
 }
 
-// The rows and outputs that there are, from the sums of a block and a job.
-inline void copy_sums(const float* sums, const Job& job, const Tiles& w, std::size_t num_rows,
-                      float* out, std::size_t out_stride) {
+// The rows and outputs that there are, from the sums of a block and a job, to rows from `row` on.
+inline void copy_sums(const float* sums, const Job& job, const Tiles& w, std::size_t row,
+                      std::size_t num_rows, const Outputs& out) {
     const std::size_t n = job.panel * kPanel, width = job.num_panels * kPanel;
     const std::size_t num_outputs = w.num_rows - n < width ? w.num_rows - n : width;
     for (std::size_t m = 0; m < num_rows; ++m) {
-        const float* row = sums + m / 16 * kSumsOfBlock / 2 + m % 16 * kPanel;
-        float* to = out + m * out_stride + n;
+        const float* from = sums + m / 16 * kSumsOfBlock / 2 + m % 16 * kPanel;
+        float* to = out.at(row + m, n);
         if (num_outputs == 2 * kPanel) {  // both lines of a page at once
-            std::memcpy(to, row, kPanel * sizeof(float));
-            std::memcpy(to + kPanel, row + kSumsOfBlock / 4, kPanel * sizeof(float));
+            std::memcpy(to, from, kPanel * sizeof(float));
+            std::memcpy(to + kPanel, from + kSumsOfBlock / 4, kPanel * sizeof(float));
         } else {
             for (std::size_t i = 0; i < num_outputs; ++i)
-                to[i] = row[i / kPanel * (kSumsOfBlock / 4) + i % kPanel];
+                to[i] = from[i / kPanel * (kSumsOfBlock / 4) + i % kPanel];
         }
     }
 }
@@ -160,15 +138,22 @@ inline void fetch_next(const Activations& x, std::size_t block, const Jobs& jobs
         __builtin_prefetch(next + i * kTile, 0, 2);
 }
 
+using PartSums = float[kPairsAtOnce][kPartBlocks][kSumsOfBlock];
+
+inline PartSums& part_sums() {
+    alignas(64) static thread_local PartSums sums;
+    return sums;
+}
+
 // All jobs of the rows of blocks [first, end).
 template <class Simd, class Unit>
 void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                   const Jobs& jobs, float* out, std::size_t out_stride) {
+                   const Jobs& jobs, const Outputs& out) {
     constexpr decltype(&add_block<Unit, 1, 1>) kAdd[2][2] = {
         {add_block<Unit, 1, 1>, add_block<Unit, 1, 2>},
         {add_block<Unit, 2, 1>, add_block<Unit, 2, 2>}};
     alignas(64) std::uint16_t widened[2][2 * kChunkTiles * kPairsOfTile];
-    alignas(64) float sums[kPairsAtOnce][kPartBlocks][kSumsOfBlock];
+    PartSums& sums = part_sums();
     Unit unit;
     JobWeights<Simd> weights(w);
     Job next = jobs.at(0);
@@ -183,8 +168,7 @@ void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std:
                 unit, x.bfloats + (b * w.num_tiles + job.tile) * kBlockTile, widened[j % 2],
                 job.num_tiles, job.tile == 0, totals);
             if (job.tile + job.num_tiles == w.num_tiles)
-                copy_sums(totals, job, w, left < kUnitRows ? left : kUnitRows,
-                          out + row * out_stride, out_stride);
+                copy_sums(totals, job, w, row, left < kUnitRows ? left : kUnitRows, out);
             weights.widen(next, next.size() * (b - first) / (end - first),
                           next.size() * (b + 1 - first) / (end - first), widened[(j + 1) % 2]);
             if (jobs.pairs_at_once > 1) fetch_next(x, b, jobs, job);
@@ -194,28 +178,24 @@ void multiply_part(const Tiles& w, const Activations& x, std::size_t first, std:
 
 template <class Simd, class Unit>
 void multiply_by_unit(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                      float* out, std::size_t out_stride) {
+                      const Outputs& out) {
     const std::size_t num_parts = (x.num_blocks + kPartBlocks - 1) / kPartBlocks;
     for (std::size_t part = 0; part < num_parts; ++part) {
         const std::size_t from = x.num_blocks * part / num_parts;
         const std::size_t to = x.num_blocks * (part + 1) / num_parts;
         const bool is_near = (to - from) * w.num_tiles * kBlockTile * 2 <= kNearBytes;
         const Jobs jobs{first, end, w.num_tiles, is_near ? 1 : kPairsAtOnce};
-        multiply_part<Simd, Unit>(w, x, from, to, jobs, out, out_stride);
+        multiply_part<Simd, Unit>(w, x, from, to, jobs, out);
     }
 }
-
-// A Simd type with a matrix unit beside it.
-template <class Vectors, class Unit>
-struct WithUnit : Vectors {};
 
 template <class Vectors, class Unit>
 struct ManyRows<WithUnit<Vectors, Unit>> {
     static constexpr bool kHasUnit = true;
     using FewRows = Vectors;
     static void multiply(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                         float* out, std::size_t out_stride) {
-        multiply_by_unit<Vectors, Unit>(w, x, first, end, out, out_stride);
+                         const Outputs& out) {
+        multiply_by_unit<Vectors, Unit>(w, x, first, end, out);
     }
 };
 
@@ -227,6 +207,7 @@ constexpr Kernels kernels_with_unit() {
     found.has_unit = true;
     found.multiply_tiles = multiply_tiles<Simd>;
     found.decode = decode<Simd>;
+    found.attend_rows = attend_rows<Simd>;
     return found;
 }
 

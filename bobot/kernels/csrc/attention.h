@@ -65,10 +65,11 @@ struct AttentionInput {
 };
 
 // Keys that are computed together, and the most rows of a task: what belongs to one task stays in
-// the second-level cache. Rows and columns are padded to kAttentionPad floats.
+// the second-level cache. Rows and columns are padded to kAttentionPad floats, and behind the last
+// row of queries there is room for kAttentionPad - 1 more.
 constexpr std::size_t kTileKeys = 64, kMaxTaskRows = 240, kMaxStreamedRows = 8, kAttentionPad = 16;
 constexpr std::size_t kFewRows = 32;  // of a head: a task then reads slots with all their heads
-constexpr std::size_t kMaxWeighedRows = 24;  // whose scores become weights together
+constexpr std::size_t kMaxWeighedRows = 32;  // whose scores become weights together
 
 inline constexpr std::size_t padded(std::size_t count) {
     return (count + kAttentionPad - 1) / kAttentionPad * kAttentionPad;

@@ -34,7 +34,8 @@ double cost(const AttentionTask& task) {
 
 std::size_t scratch_of(const AttentionShape& shape, const AttentionTask& task) {
     const std::size_t rows = task.num_rows * task.num_heads, h = padded(shape.head_dim);
-    const std::size_t size = rows * h + sums_size(rows, shape.v_head_dim) + 4 * kAttentionPad;
+    const std::size_t size = (rows + kAttentionPad - 1) * h + sums_size(rows, shape.v_head_dim) +
+                             4 * kAttentionPad;
     if (task.is_streamed) return size + rows * (kTileKeys + 1);
     return size + kTileKeys * (h + padded(shape.v_head_dim) + kMaxWeighedRows);
 }

@@ -152,7 +152,7 @@ template <class Simd>
 bool has_pairs(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task) {
     const std::size_t h = plan.shape.head_dim, v = plan.shape.v_head_dim;
     const std::size_t lanes = 2 * Simd::width;
-    const bool fits = task.is_streamed ? h % lanes == 0 && v % lanes == 0 : h % 2 == 0;
+    const bool fits = !task.is_streamed || (h % lanes == 0 && v % lanes == 0);
     return fits && cpu_features().avx512bf16 && in.keys.number == Number::bfloat16;
 }
 
@@ -164,12 +164,24 @@ typename Simd::Vector add_product(typename Simd::Vector a, typename Simd::Vector
     return Simd::fma(a, b, c);
 }
 
-// Registers of keys: floats, or pairs as they are. `i` counts lanes.
+// Lanes of a head's numbers: one of each float, or one of each pair as it lies.
+template <bool kPairs>
+constexpr std::size_t lanes_of(std::size_t size) {
+    return kPairs ? (size + 1) / 2 : size;
+}
+
+// A register of them from lane `i` on. The second has zeros behind the last of `size` numbers.
 template <class Simd, Number kNumber, bool kPairs>
-typename Simd::Vector load_lanes(const typename Numbers<Simd, kNumber>::Item* from, std::size_t i,
-                                 std::size_t count) {
-    if constexpr (kPairs) return load_words<Simd>(from + 2 * i, 2 * (count - i));
-    return load_some<Simd, kNumber>(from + i, count - i);
+typename Simd::Vector load_lanes(const typename Numbers<Simd, kNumber>::Item* from,
+                                 std::size_t i) {
+    if constexpr (kPairs) return Simd::load(reinterpret_cast<const float*>(from + 2 * i));
+    return Numbers<Simd, kNumber>::load(from + i);
+}
+template <class Simd, Number kNumber, bool kPairs>
+typename Simd::Vector load_last_lanes(const typename Numbers<Simd, kNumber>::Item* from,
+                                      std::size_t i, std::size_t size) {
+    if constexpr (kPairs) return load_words<Simd>(from + 2 * i, size - 2 * i);
+    return load_some<Simd, kNumber>(from + i, size - i);
 }
 
 // Queries of one key head: (rows, padded head_dim) floats with zeros behind, or as many pairs.

@@ -15,7 +15,7 @@ void score_rows(const float* q, std::size_t head_dim,
                 const typename Numbers<Simd, kNumber>::Item* keys, const std::ptrdiff_t* slots,
                 std::ptrdiff_t stride, std::size_t count, LinesAhead* ahead, float* scores) {
     constexpr std::size_t kKeys = Simd::width / kRows;
-    const std::size_t depth = kPairs ? head_dim / 2 : head_dim;
+    const std::size_t depth = lanes_of<kPairs>(head_dim);
     const std::size_t num_lines = (head_dim * sizeof *keys + 63) / 64;
     for (std::size_t n = 0; n < count; n += kKeys) {
         const typename Numbers<Simd, kNumber>::Item* from[kKeys];
@@ -31,8 +31,7 @@ void score_rows(const float* q, std::size_t head_dim,
             for (std::size_t r = 0; r < kRows; ++r) x[r] = Simd::load(q + r * head_dim + h);
 #pragma GCC unroll 16
             for (std::size_t j = 0; j < kKeys; ++j) {
-                const auto key =
-                    load_lanes<Simd, kNumber, kPairs>(from[j], h, h + Simd::width);
+                const auto key = load_lanes<Simd, kNumber, kPairs>(from[j], h);
 #pragma GCC unroll 8
                 for (std::size_t r = 0; r < kRows; ++r)
                     sums[r * kKeys + j] =

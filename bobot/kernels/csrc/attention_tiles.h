@@ -1,7 +1,7 @@
-// Many rows against tiles of keys and values that are packed once for all rows of a task, as float32
-// or as pairs of bfloat16. Both products, queries by keys and weights by values, are one small
-// matrix product whose totals stay in registers. Some rows at a time go through both, so that their
-// scores and what they are multiplied by stay in the first-level cache.
+// Many rows against tiles of keys and values that are packed once for all rows of a task, as
+// float32 or as pairs of bfloat16. Some rows at a time go through both products, queries by keys
+// and weights by values, so that their scores and what they are multiplied by stay in the
+// first-level cache. Here are the products by vectors; attention_unit.h has those by a matrix unit.
 #pragma once
 
 #include "attention_rows.h"
@@ -80,19 +80,46 @@ void multiply(const float* a, std::size_t a_stride, std::size_t num_rows, const 
                                        c + n, c_stride);
 }
 
-// One head's keys in `slots`, `depth` floats or pairs each, in the columns of `to` (depth,
-// kTileKeys). Columns up to the next multiple of the width are those of the last key again.
+// The two products of a tile. A kind of products has
+//
+//     kPairs           whether its factors are pairs of bfloat16, else floats
+//     kRows            rows that are multiplied at once, kMaxWeighedRows at most
+//     kRowTile, kStep  it reads queries, and rows of packed keys and values, up to a multiple of so
+//                      many, zeros behind the last of them
+//     score            scores (rows, kTileKeys) = q (rows, depth) . keys (depth, kTileKeys)
+//     mix              sums (rows, v) = factors * sums + weights (rows, kTileKeys) . values
+template <class Simd, bool kPairsOf>
+struct VectorProducts {
+    static constexpr bool kPairs = kPairsOf;
+    static constexpr std::size_t kRows = 24, kRowTile = 1, kStep = 1;
+
+    void score(const float* q, std::size_t q_stride, std::size_t num_rows, const float* keys,
+               std::size_t depth, std::size_t columns, float* scores) {
+        multiply<Simd, kPairs>(q, q_stride, num_rows, keys, kTileKeys, depth, columns, nullptr,
+                               scores, kTileKeys);
+    }
+    void mix(const float* weights, std::size_t num_rows, const float* values, std::size_t depth,
+             std::size_t v, const float* factors, float* sums) {
+        multiply<Simd, kPairs>(weights, kTileKeys, num_rows, values, v, depth, v, factors, sums,
+                               v);
+    }
+};
+
+// One head's keys in `slots`, `size` numbers each, in the columns of `to` (lanes, kTileKeys).
+// Columns up to the next multiple of the width are those of the last key again.
 template <class Simd, Number kNumber, bool kPairs>
 void pack_keys(const typename Numbers<Simd, kNumber>::Item* keys, std::ptrdiff_t stride,
-               const std::ptrdiff_t* slots, std::size_t count, std::size_t depth, float* to) {
+               const std::ptrdiff_t* slots, std::size_t count, std::size_t size, float* to) {
+    constexpr std::size_t kNumbers = kPairs ? 2 : 1;  // of a lane
+    const std::size_t depth = lanes_of<kPairs>(size);
     for (std::size_t n = 0; n < count; n += Simd::width)
         for (std::size_t h = 0; h < depth; h += Simd::width) {
             typename Simd::Vector block[Simd::width];
-            if (depth - h >= Simd::width) {
+            if (size - kNumbers * h >= kNumbers * Simd::width) {
 #pragma GCC unroll 16
                 for (std::size_t i = 0; i < Simd::width; ++i)
-                    block[i] = load_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h,
-                                                                 h + Simd::width);
+                    block[i] =
+                        load_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h);
                 transpose<Simd>(block);
 #pragma GCC unroll 16
                 for (std::size_t i = 0; i < Simd::width; ++i)
@@ -100,8 +127,8 @@ void pack_keys(const typename Numbers<Simd, kNumber>::Item* keys, std::ptrdiff_t
                 continue;
             }
             for (std::size_t i = 0; i < Simd::width; ++i)
-                block[i] = load_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h,
-                                                             depth);
+                block[i] = load_last_lanes<Simd, kNumber, kPairs>(keys + slots[n + i] * stride, h,
+                                                                  size);
             transpose<Simd>(block);
             for (std::size_t i = 0; i < depth - h; ++i)
                 store<Simd>(to + (h + i) * kTileKeys + n, block[i]);
@@ -142,51 +169,72 @@ struct TileHead {
 
 // The rows [first, end) of one head and one tile into their sums. scores: (kMaxWeighedRows,
 // kTileKeys).
-template <class Simd, bool kPairs>
-void attend_tile(const TaskRows& rows, std::size_t first, std::size_t end, const TileKeys& tile,
-                 TileHead head, float* scores) {
+template <class Simd, class Products>
+void attend_tile(Products& products, const TaskRows& rows, std::size_t first, std::size_t end,
+                 const TileKeys& tile, TileHead head, float* scores) {
+    constexpr bool kPairs = Products::kPairs;
+    constexpr std::size_t kRows = Products::kRows;
+    static_assert(kRows <= kMaxWeighedRows, "");
     const std::size_t h = rows.shape.head_dim, hp = padded(h), vp = padded(rows.shape.v_head_dim);
-    const std::size_t depth = kPairs ? h / 2 : h;
     const std::size_t columns = (tile.count + Simd::width - 1) / Simd::width * Simd::width;
-    const std::size_t num_weights = kPairs ? (tile.count + 1) / 2 : tile.count;
     // Lines of keys, and of values, to ask for at every step.
-    const std::size_t steps = (end - first + kMaxWeighedRows - 1) / kMaxWeighedRows;
+    const std::size_t steps = (end - first + kRows - 1) / kRows;
     const std::size_t key_lines = (kTileKeys * head.keys_ahead.lines_per_row() + steps - 1) / steps;
     const std::size_t value_lines =
         (kTileKeys * head.values_ahead.lines_per_row() + steps - 1) / steps;
     alignas(64) float factors[padded(kMaxWeighedRows)];
-    for (std::size_t r = first; r < end; r += kMaxWeighedRows) {
-        const std::size_t count = end - r < kMaxWeighedRows ? end - r : kMaxWeighedRows;
+    for (std::size_t r = first; r < end; r += kRows) {
+        const std::size_t count = end - r < kRows ? end - r : kRows;
         head.keys_ahead.fetch(key_lines);
-        multiply<Simd, kPairs>(head.q + r * hp, hp, count, head.keys, kTileKeys, depth, columns,
-                               nullptr, scores, kTileKeys);
+        products.score(head.q + r * hp, hp, count, head.keys, lanes_of<kPairs>(h), columns,
+                       scores);
         weigh<Simd, kPairs>(rows, r, count, tile, scores, head.sums.largest + r,
                             head.sums.totals + r, factors);
         head.values_ahead.fetch(value_lines);
-        multiply<Simd, kPairs>(scores, kTileKeys, count, head.values, vp, num_weights, vp, factors,
-                               head.sums.values + r * vp, vp);
+        products.mix(scores, count, head.values, lanes_of<kPairs>(tile.count), vp, factors,
+                     head.sums.values + r * vp);
     }
 }
 
+// Where a task works: (lanes of a key, kTileKeys), (lanes of kTileKeys values, padded v_head_dim),
+// (kMaxWeighedRows, kTileKeys), and (rows, padded head_dim) for each head.
+struct TileMemory {
+    float *keys, *values, *scores, *q;
+
+    TileMemory(const AttentionShape& shape, float* scratch)
+        : keys(scratch), values(keys + padded(shape.head_dim) * kTileKeys),
+          scores(values + kTileKeys * padded(shape.v_head_dim)),
+          q(scores + kMaxWeighedRows * kTileKeys) {}
+};
+
+// Zeros behind the first `count` rows of a factor of `columns`, up to a multiple of kStep rows.
+template <std::size_t kStep>
+void fill_up(float* factor, std::size_t count, std::size_t columns) {
+    const std::size_t all = (count + kStep - 1) / kStep * kStep;
+    std::memset(factor + count * columns, 0, (all - count) * columns * sizeof *factor);
+}
+
 // The task's sums into its partial.
-template <class Simd, Number kNumber, bool kPairs>
+template <class Simd, Number kNumber, class Products>
 void attend_tiles(const AttentionPlan& plan, const AttentionInput& in, const AttentionTask& task,
                   float* scratch) {
     using Item = typename Numbers<Simd, kNumber>::Item;
+    constexpr bool kPairs = Products::kPairs;
+    Products products;
     const TaskRows rows(plan, in, task);
+    const TileMemory memory(plan.shape, scratch);
     const std::size_t h = plan.shape.head_dim, v = plan.shape.v_head_dim, hp = padded(h),
-                      vp = padded(v), num_rows = task.num_rows, depth = kPairs ? h / 2 : h;
+                      vp = padded(v), num_rows = task.num_rows;
     const std::size_t all_rows = num_rows * task.num_heads;
-    float* keys = scratch;
-    float* values = keys + h * kTileKeys;
-    float* scores = values + kTileKeys * vp;
-    float* q = scores + kMaxWeighedRows * kTileKeys;
     const auto* all_keys = static_cast<const Item*>(in.keys.data);
     const auto* all_values = static_cast<const Item*>(in.values.data);
     const RunningSums sums = sums_at(task.partial, all_rows, v);
     clear(sums, all_rows, v);
     for (std::size_t i = 0; i < task.num_heads; ++i)
-        load_queries<Simd, kPairs>(rows, task.first_head + i, num_rows, q + i * num_rows * hp);
+        load_queries<Simd, kPairs>(rows, task.first_head + i, num_rows,
+                                   memory.q + i * num_rows * hp);
+    std::memset(memory.q + all_rows * hp, 0, (Products::kRowTile - 1) * hp * sizeof(float));
+    fill_up<Products::kStep>(memory.keys, lanes_of<kPairs>(h), kTileKeys);
     for (std::size_t key = task.first_key; key < task.end_key; key += kTileKeys) {
         const std::size_t left = task.end_key - key;
         const std::size_t count = left < kTileKeys ? left : kTileKeys;
@@ -201,25 +249,23 @@ void attend_tiles(const AttentionPlan& plan, const AttentionInput& in, const Att
         rows.slots(next, next_left < kTileKeys ? next_left : kTileKeys, next_slots);
         const TileKeys tile{key, count, rows.hidden(slots, count, hidden) ? hidden : nullptr};
         for (std::size_t i = 0; i < task.num_heads; ++i) {
-            const Item* const head_keys = all_keys + rows.head(in.keys, i);
-            const Item* const head_values = all_values + rows.head(in.values, i);
-            pack_keys<Simd, kNumber, kPairs>(head_keys, in.keys.row_stride, slots, count, depth,
-                                             keys);
-            pack_values<Simd, kNumber, kPairs>(head_values, in.values.row_stride, slots, count, v,
-                                               values);
+            pack_keys<Simd, kNumber, kPairs>(all_keys + rows.head(in.keys, i), in.keys.row_stride,
+                                             slots, count, h, memory.keys);
+            pack_values<Simd, kNumber, kPairs>(all_values + rows.head(in.values, i),
+                                               in.values.row_stride, slots, count, v,
+                                               memory.values);
+            fill_up<Products::kStep>(memory.values, lanes_of<kPairs>(count), vp);
             const bool is_last = i + 1 == task.num_heads;
             const std::ptrdiff_t* soon = is_last ? next_slots : slots;
-            const std::size_t next_head = is_last ? 0 : i + 1;
-            const std::size_t row = i * num_rows;
-            const RunningSums of_head{sums.values + row * vp, sums.largest + row,
-                                      sums.totals + row};
-            attend_tile<Simd, kPairs>(rows, first, end, tile,
-                                      {q + row * hp, keys, values, of_head,
-                                       LinesAhead(all_keys + rows.head(in.keys, next_head),
-                                                  in.keys.row_stride, h, soon),
-                                       LinesAhead(all_values + rows.head(in.values, next_head),
-                                                  in.values.row_stride, v, soon)},
-                                      scores);
+            const std::size_t next_head = is_last ? 0 : i + 1, row = i * num_rows;
+            attend_tile<Simd>(products, rows, first, end, tile,
+                              {memory.q + row * hp, memory.keys, memory.values,
+                               {sums.values + row * vp, sums.largest + row, sums.totals + row},
+                               LinesAhead(all_keys + rows.head(in.keys, next_head),
+                                          in.keys.row_stride, h, soon),
+                               LinesAhead(all_values + rows.head(in.values, next_head),
+                                          in.values.row_stride, v, soon)},
+                              memory.scores);
         }
     }
 }

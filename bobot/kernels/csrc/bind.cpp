@@ -69,7 +69,8 @@ void linear(const std::string& format, const Matrix<const float>& x,
     });
 }
 
-// x @ (values * scales) for int8 values (inputs, outputs): one scale per output and equal run of inputs.
+// x @ (values * scales) for int8 values (inputs, outputs): one scale per output and equal run of
+// inputs.
 void linear_columns(const Matrix<const float>& x, const Matrix<const std::int8_t>& values,
                     const AnyMatrix& scales, const Matrix<float>& out, int num_threads,
                     const std::string& isa) {

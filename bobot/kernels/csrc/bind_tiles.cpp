@@ -120,7 +120,7 @@ void linear(const std::string& format, const std::string& scales, std::size_t nu
         kernels.fill_activations(from, ready, first, end);
     });
     in_parallel(w.num_panels, num_threads, [&](std::size_t first, std::size_t end) {
-        kernels.multiply_tiles(w, ready, first, end, to, w.num_rows);
+        kernels.multiply_tiles(w, ready, first, end, to + first * kPanel, w.num_rows);
     });
 }
 
@@ -159,7 +159,8 @@ void rows(const std::string& format, const std::string& scales, std::size_t num_
 void bind_tiles(nb::module_& m) {
     m.def("tiles_bytes", &tiles_bytes, "format"_a, "scales"_a, "num_rows"_a, "num_columns"_a,
           "group"_a);
-    m.def("has_tiles", [](const std::string& format) { return tile_format(format.c_str()) != nullptr; });
+    m.def("has_tiles",
+          [](const std::string& format) { return tile_format(format.c_str()) != nullptr; });
     m.def("pack_tiles", &pack, "format"_a, "scale_kind"_a, "num_rows"_a, "num_columns"_a, "group"_a,
           "values"_a.noconvert(), "scales"_a.noconvert().none(), "out"_a.noconvert(),
           "num_threads"_a);

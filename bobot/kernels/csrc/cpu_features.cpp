@@ -12,7 +12,8 @@ namespace bobot {
 
 #if defined(__x86_64__)
 
-// The compiler's own check also asks the operating system (XGETBV), but knows "f16c" only from GCC 11 on.
+// The compiler's own check also asks the operating system (XGETBV), but knows "f16c" only from GCC
+// 11 on.
 static bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
@@ -27,11 +28,13 @@ static unsigned long long saved_registers() {
     return (static_cast<unsigned long long>(high) << 32) | low;
 }
 
-// Processor, operating system and this process: Linux hands the 8 KiB of tile data only to a process
-// that asks (Documentation/arch/x86/xstate.rst); without it the first tile instruction ends the program.
+// Processor, operating system and this process: Linux hands the 8 KiB of tile data only to a
+// process that asks (Documentation/arch/x86/xstate.rst); without it the first tile instruction ends
+// the program.
 static bool has_amx() {
     constexpr unsigned kOsXsave = 1u << 27;                            // leaf 1, ECX
-    constexpr unsigned kAmx = (1u << 22) | (1u << 24) | (1u << 25);    // leaf 7, EDX: bf16, tile, int8
+    // Leaf 7, EDX: bf16, tile, int8.
+    constexpr unsigned kAmx = (1u << 22) | (1u << 24) | (1u << 25);
     constexpr unsigned long long kTiles = (1ull << 17) | (1ull << 18); // XTILECFG, XTILEDATA
     constexpr long kRequestPermission = 0x1023, kTileData = 18;        // ARCH_REQ_XCOMP_PERM
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -54,7 +57,8 @@ static CpuFeatures detect() {
     const bool avx512vnni = avx2 && __builtin_cpu_supports("avx512f") &&
                             __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512dq") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+                            __builtin_cpu_supports("avx512vl") &&
+                            __builtin_cpu_supports("avx512vnni");
     const bool avx512bf16 = avx512vnni && __builtin_cpu_supports("avx512bf16");
     return {avx2, avx512vnni, avx512bf16, avx512bf16 && has_amx()};
 }

@@ -19,8 +19,8 @@
 namespace bobot {
 namespace {
 
-// Of one try: much longer than it takes to start the threads, and short enough that some of the tries
-// find every core free while other programs run too.
+// Of one try: much longer than it takes to start the threads, and short enough that some of the
+// tries find every core free while other programs run too.
 constexpr double kShortestS = 0.003;
 constexpr int kTries = 40, kReadTries = 12;
 constexpr std::size_t kParts = 4;  // of the memory, read in turn, so that no cache holds the next
@@ -31,8 +31,8 @@ double seconds_now() {
     return std::chrono::duration<double>(since).count();
 }
 
-// Seconds from the first thread's begin of work(thread) to the last one's end: without the time that it
-// takes to wake the threads, which on a busy machine is longer than the work.
+// Seconds from the first thread's begin of work(thread) to the last one's end: without the time
+// that it takes to wake the threads, which on a busy machine is longer than the work.
 template <class Work>
 double time_in_threads(int num_threads, Work work) {
     double first = std::numeric_limits<double>::infinity(), last = 0;
@@ -59,9 +59,12 @@ const LoopData& loop_data() {
         for (float& value : made.floats)
             value = std::uniform_real_distribution<float>(0.5f, 2.0f)(random) *
                     (random() & 1 ? 1.0f : -1.0f);
-        for (std::uint16_t& value : made.bfloats)  // sign, exponents of 0.5 and 1, 7 bits after the point
-            value = static_cast<std::uint16_t>((random() & 0x807f) | (random() & 1 ? 0x3f00 : 0x3f80));
-        for (std::uint8_t& value : made.bytes) value = static_cast<std::uint8_t>(1 + random() % 255);
+        // Sign, exponents of 0.5 and 1, 7 bits after the point.
+        for (std::uint16_t& value : made.bfloats)
+            value = static_cast<std::uint16_t>((random() & 0x807f) |
+                                               (random() & 1 ? 0x3f00 : 0x3f80));
+        for (std::uint8_t& value : made.bytes)
+            value = static_cast<std::uint8_t>(1 + random() % 255);
         return made;
     }();
     return data;
@@ -75,7 +78,7 @@ float portable_float32(std::size_t num_rounds, const LoopData& data) {
     const auto* factors = reinterpret_cast<const Four*>(data.floats);
     Four sums[10] = {};
     for (std::size_t round = 0; round < num_rounds; ++round) {
-        const Four a = factors[round % 128];  // another one each time, or the products would be hoisted
+        const Four a = factors[round % 128];  // another each time, or the products would be hoisted
         for (int j = 0; j < 10; ++j) sums[j] += a * factors[128 + j];
     }
     Four sum = sums[0];
@@ -149,11 +152,13 @@ double read_bytes_per_s(std::size_t num_bytes, int num_threads) {
         static_cast<std::uint8_t*>(std::aligned_alloc(kHugePage, used_bytes)));
     if (!memory) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
-    madvise(memory.get(), used_bytes, MADV_HUGEPAGE);  // where not allowed: small pages, a little slower
+    // Where not allowed: small pages, a little slower.
+    madvise(memory.get(), used_bytes, MADV_HUGEPAGE);
 #endif
     std::uint8_t* const from = memory.get();
     time_in_threads(num_threads, [&](int thread) {
-        std::uint64_t state = 0x9e3779b97f4a7c15u + thread;  // xorshift64: no page may look like another
+        // xorshift64: no page may look like another.
+        std::uint64_t state = 0x9e3779b97f4a7c15u + thread;
         auto* words = reinterpret_cast<std::uint64_t*>(from + thread * per_thread);
         for (std::size_t i = 0; i < per_thread / sizeof state; ++i) {
             state ^= state << 13;
@@ -170,8 +175,8 @@ double read_bytes_per_s(std::size_t num_bytes, int num_threads) {
             for (const std::size_t ahead : {0, 1024, 4096}) {
                 part = (part + 1) % kParts;
                 least = std::min(least, time_in_threads(num_threads, [&](int thread) {
-                                     const std::size_t place = thread * per_thread + part * per_part;
-                                     kept = read(from + place, per_part, ahead);
+                                     const std::size_t own = thread * per_thread;
+                                     kept = read(from + own + part * per_part, per_part, ahead);
                                  }));
             }
     return static_cast<double>(per_part * num_threads) / least;

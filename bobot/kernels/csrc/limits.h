@@ -1,6 +1,6 @@
-// What this machine can do at most: bytes read from memory, and multiply-adds of each instruction set,
-// from registers. The figures of a model are compared with these. Plain data, so that code of every
-// instruction set may include it.
+// What this machine can do at most: bytes read from memory, and multiply-adds of each instruction
+// set, from registers. The figures of a model are compared with these. Plain data, so that code of
+// every instruction set may include it.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,8 @@
 
 namespace bobot {
 
-// Numbers to multiply. Random and never zero: with zeros a processor draws less power and runs faster.
+// Numbers to multiply. Random and never zero: with zeros a processor draws less power and runs
+// faster.
 struct LoopData {
     alignas(64) float floats[1024];           // of both signs, from 0.5 to 2
     alignas(64) std::uint16_t bfloats[2048];  // the same
@@ -26,9 +27,10 @@ struct OperationLoop {
 extern const OperationLoop kPortableFloat32, kAvx2Float32, kAvx2Int16, kAvx512Float32, kAvx512Bf16,
     kAvx512VnniInt16, kAvx512VnniInt8, kAmxBf16, kAmxInt8;
 
-// Reads a buffer and gives a number that depends on all of it; `ahead`: bytes, 0 leaves prefetching to
-// the processor.
-using ReadLoop = std::uint64_t (*)(const std::uint8_t* from, std::size_t num_bytes, std::size_t ahead);
+// Reads a buffer and gives a number that depends on all of it; `ahead`: bytes, 0 leaves prefetching
+// to the processor.
+using ReadLoop = std::uint64_t (*)(const std::uint8_t* from, std::size_t num_bytes,
+                                   std::size_t ahead);
 
 // In order, and at four places in turn.
 struct ReadLoops {

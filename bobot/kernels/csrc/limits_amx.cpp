@@ -5,8 +5,8 @@
 namespace bobot {
 namespace {
 
-// Registers 0 to 3 hold sums, 4 and 5 the left factors, 6 and 7 the right ones. Four products hide the
-// latency of each: 52 cycles, one starts every 16.
+// Registers 0 to 3 hold sums, 4 and 5 the left factors, 6 and 7 the right ones. Four products hide
+// the latency of each: 52 cycles, one starts every 16.
 void load_factors(AmxUnit& unit, const void* factors) {
     const auto* from = static_cast<const std::uint8_t*>(factors);
     unit.zero<0>();

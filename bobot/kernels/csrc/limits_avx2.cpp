@@ -7,7 +7,8 @@ namespace bobot {
 namespace {
 
 typedef std::uint64_t Words __attribute__((vector_size(32)));
-typedef std::uint32_t Ints __attribute__((vector_size(32)));  // GCC 12 stores an array of __m256i each time
+// GCC 12 stores an array of __m256i each time.
+typedef std::uint32_t Ints __attribute__((vector_size(32)));
 
 float float32(std::size_t num_rounds, const LoopData& data) {
     __m256 a[2], b[5], sums[10] = {};
@@ -22,8 +23,8 @@ float float32(std::size_t num_rounds, const LoopData& data) {
     return _mm256_cvtss_f32(sum);
 }
 
-// Products of pairs of int16 and their sum, then the sum over rounds: two instructions. Each round has
-// other factors, for a product that never changes would be taken out of the loop.
+// Products of pairs of int16 and their sum, then the sum over rounds: two instructions. Each round
+// has other factors, for a product that never changes would be taken out of the loop.
 float int16(std::size_t num_rounds, const LoopData& data) {
     const auto* factors = reinterpret_cast<const __m256i*>(data.bytes);
     __m256i b[4];

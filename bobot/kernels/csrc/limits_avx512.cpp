@@ -1,5 +1,6 @@
-// The multiply-adds of AVX-512: float32, and where the processor has them the dot products of VNNI and
-// of bfloat16. 20 sums are in flight: each instruction takes 4 to 6 cycles and two start in a cycle.
+// The multiply-adds of AVX-512: float32, and where the processor has them the dot products of VNNI
+// and of bfloat16. 20 sums are in flight: each instruction takes 4 to 6 cycles and two start in a
+// cycle.
 //
 // The functions for extensions say so themselves, since a processor with AVX-512 may lack either.
 #include <immintrin.h>
@@ -10,7 +11,8 @@ namespace bobot {
 namespace {
 
 typedef std::uint64_t Words __attribute__((vector_size(64)));
-typedef std::uint32_t Ints __attribute__((vector_size(64)));  // GCC 12 stores an array of __m512i each time
+// GCC 12 stores an array of __m512i each time.
+typedef std::uint32_t Ints __attribute__((vector_size(64)));
 
 constexpr int kA = 5, kB = 4;
 constexpr int kSums = kA * kB;

@@ -1,4 +1,5 @@
-// The loop that reads memory, for vectors of any width. Included by the code of each instruction set.
+// The loop that reads memory, for vectors of any width. Included by the code of each instruction
+// set.
 #pragma once
 
 #include "limits.h"
@@ -6,8 +7,8 @@
 namespace bobot {
 namespace {
 
-// Reads num_bytes in order, at kStreams places in turn, asking at each for what lies `ahead` bytes further
-// on. Vector: of uint64_t.
+// Reads num_bytes in order, at kStreams places in turn, asking at each for what lies `ahead` bytes
+// further on. Vector: of uint64_t.
 template <class Vector, int kStreams>
 std::uint64_t read_all(const std::uint8_t* from, std::size_t num_bytes, std::size_t ahead) {
     constexpr std::size_t kStep = 256, kLine = 64;

@@ -52,8 +52,8 @@ struct Kernels {
     const Format* formats;
     std::size_t num_formats;
 
-    // For int8 stored input by input, as in Grok-1's checkpoint: totals[m * count + n] += sum over k
-    // of x[m * x_stride + k] * values[k * stride + n], k below num_inputs and n below count.
+    // For int8 stored input by input, as in Grok-1's checkpoint: totals[m * count + n] += sum over
+    // k of x[m * x_stride + k] * values[k * stride + n], k below num_inputs and n below count.
     void (*add_columns)(const float* x, std::size_t num_rows, std::size_t x_stride,
                         const std::int8_t* values, std::size_t num_inputs, std::size_t stride,
                         std::size_t count, float* totals);
@@ -74,7 +74,8 @@ struct Kernels {
     // Blocks [first, end) of the activations from rows of floats.
     void (*fill_activations)(const float* from, const Activations& x, std::size_t first,
                              std::size_t end);
-    // out[m * out_stride + n] = x[m] * w[n], for the outputs n of panels [first, end).
+    // out[m * out_stride + i] = x[m] * w[n], for the outputs n of panels [first, end), where i
+    // counts them from the first.
     void (*multiply_tiles)(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
                            float* out, std::size_t out_stride);
     // The 16 rows of a panel as floats, num_columns each.

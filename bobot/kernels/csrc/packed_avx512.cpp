@@ -1,5 +1,6 @@
-// The kernels with AVX-512 (F, BW, DQ, VL and VNNI) and F16C: Intel servers from Cascade Lake (2019),
-// AMD from Zen 4. And those with AMX besides, for many rows: Intel servers from Sapphire Rapids (2023).
+// The kernels with AVX-512 (F, BW, DQ, VL and VNNI) and F16C: Intel servers from Cascade Lake
+// (2019), AMD from Zen 4. And those with AMX besides, for many rows: Intel servers from Sapphire
+// Rapids (2023).
 #include <immintrin.h>
 
 #include "packed_loops.h"
@@ -26,7 +27,8 @@ struct Avx512 {
         __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
         return c;
     }
-    // VCVTNE2PS2BF16: pairs of neighbours of `a`, then of `b`, to the nearest, to even in the middle.
+    // VCVTNE2PS2BF16: pairs of neighbours of `a`, then of `b`, to the nearest, to even in the
+    // middle.
     static Vector to_pairs(Vector a, Vector b) {
         Vector pairs;
         __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(a), "v"(b));

@@ -47,8 +47,8 @@ std::size_t block_rows(std::size_t num_rows, ActivationType type) {
     return takes_unit<Simd>(num_rows, type) ? kUnitRows : rows_in_block(num_rows, Simd::kMaxRows);
 }
 
-// What the weights that read the same inputs take of them: if tiles, `type`; floats if there are codes
-// that are no integers; bfloat16 if there is a matrix unit and rows enough for it.
+// What the weights that read the same inputs take of them: if tiles, `type`; floats if there are
+// codes that are no integers; bfloat16 if there is a matrix unit and rows enough for it.
 struct Readers {
     Readers(ActivationType activations, std::initializer_list<const Weight*> weights)
         : type(activations) {
@@ -95,9 +95,8 @@ void product(const Weight& weight, const Inputs& x, std::size_t first, std::size
     if (weight.tiles.data) {
         const std::size_t rows = x.tiled.block_rows;
         const Activations part = blocks_of(x.tiled, first / rows, (count + rows - 1) / rows);
-        // Tiles count outputs from the first of the weight.
         multiply_tiles<Simd>(weight.tiles, part, share.first / kPanel,
-                             (share.end + kPanel - 1) / kPanel, out - share.first, out_stride);
+                             (share.end + kPanel - 1) / kPanel, out, out_stride);
         return;
     }
     for (std::size_t n = share.first; n < share.end; ++n)

@@ -38,7 +38,8 @@ inline void round_to_bfloats(const float* from, std::uint16_t* to) {
     for (std::size_t i = 0; i < kTile; ++i) {
         const std::uint32_t bits = bits_of(from[i]);
         const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-        const std::uint32_t rounded = is_nan ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+        const std::uint32_t nearest = bits + 0x7fffu + (bits >> 16 & 1u);
+        const std::uint32_t rounded = is_nan ? bits | 0x400000u : nearest;
         to[i] = static_cast<std::uint16_t>(rounded >> 16);
     }
 }

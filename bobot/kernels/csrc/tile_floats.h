@@ -183,8 +183,8 @@ void sum_float_tiles(const Tiles& w, const FloatRun<kPanels>& run, std::size_t l
 // The rows of block `b`, of every lane, into `out`.
 template <class Simd, Codes kCodes, Codes kScaled, std::size_t kRows, std::size_t kPanels,
           bool kBfloat>
-void multiply_float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations& x, std::size_t b,
-                 float* out, std::size_t out_stride) {
+void multiply_float_block(const Tiles& w, const FloatRun<kPanels>& run, const Activations& x,
+                          std::size_t b, const Outputs& out) {
     const std::size_t row = b * kRows;
     const std::size_t count = x.num_rows - row < kRows ? x.num_rows - row : kRows;
     float sums[kPanels][kRows * kPanel];
@@ -193,7 +193,7 @@ void multiply_float_block(const Tiles& w, const FloatRun<kPanels>& run, const Ac
             const std::size_t n = run.panels[p] * kPanel;
             const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
             for (std::size_t m = 0; m < count; ++m)
-                move(out + (row + m) * out_stride + n, sums[p] + m * kPanel, 4 * width);
+                move(out.at(row + m, n), sums[p] + m * kPanel, 4 * width);
         }
     };
     std::memset(sums, 0, sizeof sums);
@@ -208,7 +208,7 @@ void multiply_float_block(const Tiles& w, const FloatRun<kPanels>& run, const Ac
 // As tile_product in tile_loops.h.
 template <class Simd, Codes kCodes, std::size_t kRows, bool kBfloat>
 void float_panels_product(const Tiles& w, const Activations& x, std::size_t first,
-                          std::size_t end, float* out, std::size_t out_stride) {
+                          std::size_t end, const Outputs& out) {
     constexpr std::size_t kPanels = kRows == 8 ? 2 : 1, kCachedBytes = 1 << 18;
     const std::size_t panel_bytes = w.num_tiles * code_bytes(kCodes);
     const std::size_t fitting = kCachedBytes / panel_bytes / kPanels * kPanels;
@@ -222,8 +222,8 @@ void float_panels_product(const Tiles& w, const Activations& x, std::size_t firs
                     run.panels[p] = panel + p < stop ? panel + p : stop - 1;
                     run.tiles[p] = w.data + run.panels[p] * panel_bytes;
                 }
-                multiply_float_block<Simd, kCodes, kCodes, kRows, kPanels, kBfloat>(w, run, x, b, out,
-                                                                           out_stride);
+                multiply_float_block<Simd, kCodes, kCodes, kRows, kPanels, kBfloat>(
+                    w, run, x, b, out);
             }
     }
 }
@@ -232,7 +232,7 @@ void float_panels_product(const Tiles& w, const Activations& x, std::size_t firs
 // that stay in the second-level cache.
 template <class Simd, std::size_t kRows>
 void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                          float* out, std::size_t out_stride) {
+                          const Outputs& out) {
     constexpr std::size_t kPanels = 4, kRun = 16, kBytes = code_bytes(Codes::bfloats);
     alignas(64) std::uint8_t wide[kPanels][kRun * kBytes];
     for (std::size_t start = first; start < end; start += kPanels) {
@@ -254,7 +254,7 @@ void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t firs
                     const FloatRun<2> run{
                         {wide[panel - start], wide[other - start]}, {panel, other}, from, to};
                     multiply_float_block<Simd, Codes::bfloats, Codes::e4m3, kRows, 2, true>(
-                        w, run, x, b, out, out_stride);
+                        w, run, x, b, out);
                 }
         }
     }
@@ -262,28 +262,27 @@ void e4m3_product_of_many(const Tiles& w, const Activations& x, std::size_t firs
 
 template <class Simd, Codes kCodes, std::size_t kRows>
 void float_tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                        float* out, std::size_t out_stride) {
+                        const Outputs& out) {
     if constexpr (Simd::has_dot_pairs && kAreBfloats<kCodes>)
         if (x.type == ActivationType::bfloat16) {
             if constexpr (kCodes == Codes::e4m3 && kRows == 8)
                 if (x.num_blocks > 1)
-                    return e4m3_product_of_many<Simd, kRows>(w, x, first, end, out, out_stride);
-            return float_panels_product<Simd, kCodes, kRows, true>(w, x, first, end, out,
-                                                                   out_stride);
+                    return e4m3_product_of_many<Simd, kRows>(w, x, first, end, out);
+            return float_panels_product<Simd, kCodes, kRows, true>(w, x, first, end, out);
         }
-    float_panels_product<Simd, kCodes, kRows, false>(w, x, first, end, out, out_stride);
+    float_panels_product<Simd, kCodes, kRows, false>(w, x, first, end, out);
 }
 
 template <class Simd, Codes kCodes>
 void float_tile_product_of_rows(const Tiles& w, const Activations& x, std::size_t first,
-                                std::size_t end, float* out, std::size_t out_stride) {
+                                std::size_t end, const Outputs& out) {
     switch (x.block_rows) {
-        case 1: return float_tile_product<Simd, kCodes, 1>(w, x, first, end, out, out_stride);
-        case 2: return float_tile_product<Simd, kCodes, 2>(w, x, first, end, out, out_stride);
-        case 4: return float_tile_product<Simd, kCodes, 4>(w, x, first, end, out, out_stride);
+        case 1: return float_tile_product<Simd, kCodes, 1>(w, x, first, end, out);
+        case 2: return float_tile_product<Simd, kCodes, 2>(w, x, first, end, out);
+        case 4: return float_tile_product<Simd, kCodes, 4>(w, x, first, end, out);
     }
     if constexpr (Simd::kMaxRows == 8)
-        float_tile_product<Simd, kCodes, 8>(w, x, first, end, out, out_stride);
+        float_tile_product<Simd, kCodes, 8>(w, x, first, end, out);
 }
 
 template <Codes kCodes>
@@ -304,9 +303,9 @@ void with_float_codes(Codes codes, Action action) {
 
 template <class Simd>
 void multiply_float_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                          float* out, std::size_t out_stride) {
+                          const Outputs& out) {
     with_float_codes(w.format->codes, [&](auto codes) {
-        float_tile_product_of_rows<Simd, decltype(codes)::value>(w, x, first, end, out, out_stride);
+        float_tile_product_of_rows<Simd, decltype(codes)::value>(w, x, first, end, out);
     });
 }
 

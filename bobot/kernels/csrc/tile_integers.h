@@ -5,8 +5,8 @@
 //
 // 32-bit integers inside a group of inputs, floats outside. A few rows are multiplied while tiles
 // are unpacked. For many, a run of tiles of some panels is unpacked once and multiplied with one
-// block of rows after the other: it stays in the first-level cache, and the weights come from memory
-// once.
+// block of rows after the other: it stays in the first-level cache, and the weights come from
+// memory once.
 #pragma once
 
 #include "tile_quads.h"
@@ -102,8 +102,8 @@ __attribute__((always_inline)) inline void add_tile(const TileOfPlan<Simd, Plan>
 // Sums of the rows of block `b` and `width` outputs of each panel, into the result.
 template <class Simd, class Plan>
 void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
-                const Activations& x, std::size_t b, const Sums<Simd, Plan>& sums, float* out,
-                std::size_t out_stride) {
+                const Activations& x, std::size_t b, const Sums<Simd, Plan>& sums,
+                const Outputs& out) {
     const std::size_t row = b * Plan::kRows;
     const std::size_t num_rows = x.num_rows - row < Plan::kRows ? x.num_rows - row : Plan::kRows;
     for (std::size_t p = 0; p < Plan::kPanels; ++p) {
@@ -112,7 +112,7 @@ void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std:
         for (std::size_t m = 0; m < num_rows; ++m) {
             float lanes[Simd::width];
             Simd::store(lanes, sums[p][m]);
-            std::memcpy(out + (row + m) * out_stride + n, lanes,
+            std::memcpy(out.at(row + m, n), lanes,
                         4 * (left < Simd::width ? left : Simd::width));
         }
     }
@@ -121,7 +121,7 @@ void write_sums(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std:
 // Block `b` of rows, with each tile of a panel as it is unpacked.
 template <class Simd, class Plan>
 void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const Activations& x,
-                    std::size_t b, float* out, std::size_t out_stride) {
+                    std::size_t b, const Outputs& out) {
     constexpr std::size_t kAhead = 4096;
     const std::int32_t offset = offset_of_quads(*w.format);
     TileReader<Simd, typename Plan::Form> reader(w, panel, lane);
@@ -134,14 +134,13 @@ void multiply_block(const Tiles& w, std::size_t panel, std::size_t lane, const A
         const TileOfPlan<Simd, Plan>* tiles[] = {&tile};
         add_tile<Simd, Plan>(tiles, offset, x, (b * w.num_tiles + t) * Plan::kRows, sums);
     }
-    write_sums<Simd, Plan>(w, {panel}, lane, x, b, sums, out, out_stride);
+    write_sums<Simd, Plan>(w, {panel}, lane, x, b, sums, out);
 }
 
 // Blocks [first, end) of rows, kBlocks at most, for one run of unpacked tiles after the other.
 template <class Simd, class Plan>
 void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels], std::size_t lane,
-                     const Activations& x, std::size_t first, std::size_t end, float* out,
-                     std::size_t out_stride) {
+                     const Activations& x, std::size_t first, std::size_t end, const Outputs& out) {
     using Form = typename Plan::Form;
     constexpr std::size_t kPanels = Plan::kPanels;
     const std::int32_t offset = offset_of_quads(*w.format);
@@ -177,25 +176,25 @@ void multiply_blocks(const Tiles& w, const std::size_t (&panels)[Plan::kPanels],
         }
     }
     for (std::size_t b = first; b < end; ++b)
-        write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out, out_stride);
+        write_sums<Simd, Plan>(w, panels, lane, x, b, sums[b - first], out);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end),
+// out.at(m, n) = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end),
 // each of which is unpacked for every block of rows.
 template <class Simd, class Form, std::size_t kRows, ActivationType kType>
 void product_of_few(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                      float* out, std::size_t out_stride) {
+                      const Outputs& out) {
     using Plan = IntegerPlan<Form, 1, kRows, kType>;
     for (std::size_t panel = first; panel < end; ++panel)
         for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
             for (std::size_t b = 0; b < x.num_blocks; ++b)
-                multiply_block<Simd, Plan>(w, panel, lane, x, b, out, out_stride);
+                multiply_block<Simd, Plan>(w, panel, lane, x, b, out);
 }
 
 // The same for many blocks, all of kMaxRows rows.
 template <class Simd, class Form, ActivationType kType>
 void product_of_many(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                       float* out, std::size_t out_stride) {
+                       const Outputs& out) {
     // Two panels share every activation that is read, where there are registers for the dots.
     constexpr std::size_t kPanels = Simd::kMaxRows == 8 ? 2 : 1;
     using Plan = IntegerPlan<Form, kPanels, Simd::kMaxRows, kType>;
@@ -206,23 +205,23 @@ void product_of_many(const Tiles& w, const Activations& x, std::size_t first, st
             for (std::size_t p = 0; p < kPanels; ++p)
                 panels[p] = panel + p < end ? panel + p : end - 1;
             for (std::size_t lane = 0; lane < kPanel; lane += Simd::width)
-                multiply_blocks<Simd, Plan>(w, panels, lane, x, b, stop, out, out_stride);
+                multiply_blocks<Simd, Plan>(w, panels, lane, x, b, stop, out);
         }
     }
 }
 
 template <class Simd, class Form, ActivationType kType>
 void integer_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                     float* out, std::size_t out_stride) {
+                     const Outputs& out) {
     if (x.num_blocks > kFewBlocks)
-        return product_of_many<Simd, Form, kType>(w, x, first, end, out, out_stride);
+        return product_of_many<Simd, Form, kType>(w, x, first, end, out);
     switch (x.block_rows) {
-        case 1: return product_of_few<Simd, Form, 1, kType>(w, x, first, end, out, out_stride);
-        case 2: return product_of_few<Simd, Form, 2, kType>(w, x, first, end, out, out_stride);
-        case 4: return product_of_few<Simd, Form, 4, kType>(w, x, first, end, out, out_stride);
+        case 1: return product_of_few<Simd, Form, 1, kType>(w, x, first, end, out);
+        case 2: return product_of_few<Simd, Form, 2, kType>(w, x, first, end, out);
+        case 4: return product_of_few<Simd, Form, 4, kType>(w, x, first, end, out);
     }
     if constexpr (Simd::kMaxRows == 8)
-        product_of_few<Simd, Form, 8, kType>(w, x, first, end, out, out_stride);
+        product_of_few<Simd, Form, 8, kType>(w, x, first, end, out);
 }
 
 }  // namespace

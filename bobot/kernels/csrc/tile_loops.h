@@ -65,11 +65,11 @@ void float_block(const Tiles& w, std::size_t panel, std::size_t lane, const Acti
     for (std::size_t m = 0; m < kRows; ++m) Simd::store(out + m * kPanel + lane, sums[m]);
 }
 
-// out[m * out_stride + n] = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end).
+// out.at(m, n) = sum over k of x[m, k] * w[n, k], for outputs n of panels [first, end).
 // As many panels at a time as stay in the second-level cache while all rows pass.
 template <class Simd, class Form, std::size_t kRows>
 void float_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                   float* out, std::size_t out_stride) {
+                   const Outputs& out) {
     constexpr std::size_t kCachedBytes = 1 << 18;
     const std::size_t fitting = kCachedBytes / (w.num_tiles * Form::kBytes);
     const std::size_t at_once = fitting ? fitting : 1;
@@ -85,7 +85,7 @@ void float_product(const Tiles& w, const Activations& x, std::size_t first, std:
                 const std::size_t n = panel * kPanel;
                 const std::size_t width = w.num_rows - n < kPanel ? w.num_rows - n : kPanel;
                 for (std::size_t m = 0; m < count; ++m)
-                    std::memcpy(out + (row + m) * out_stride + n, sums + m * kPanel, 4 * width);
+                    std::memcpy(out.at(row + m, n), sums + m * kPanel, 4 * width);
             }
         }
     }
@@ -93,25 +93,24 @@ void float_product(const Tiles& w, const Activations& x, std::size_t first, std:
 
 template <class Simd, class Form>
 void float_product_of_rows(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                           float* out, std::size_t out_stride) {
+                           const Outputs& out) {
     switch (x.block_rows) {
-        case 1: return float_product<Simd, Form, 1>(w, x, first, end, out, out_stride);
-        case 2: return float_product<Simd, Form, 2>(w, x, first, end, out, out_stride);
-        case 4: return float_product<Simd, Form, 4>(w, x, first, end, out, out_stride);
+        case 1: return float_product<Simd, Form, 1>(w, x, first, end, out);
+        case 2: return float_product<Simd, Form, 2>(w, x, first, end, out);
+        case 4: return float_product<Simd, Form, 4>(w, x, first, end, out);
     }
     if constexpr (Simd::kMaxRows == 8)
-        float_product<Simd, Form, 8>(w, x, first, end, out, out_stride);
+        float_product<Simd, Form, 8>(w, x, first, end, out);
 }
 
 template <class Simd, class Form>
 void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                  float* out, std::size_t out_stride) {
+                  const Outputs& out) {
     switch (x.type) {
         case ActivationType::float32:
-            return float_product_of_rows<Simd, Form>(w, x, first, end, out, out_stride);
+            return float_product_of_rows<Simd, Form>(w, x, first, end, out);
         case ActivationType::int16:
-            return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out,
-                                                                      out_stride);
+            return integer_product<Simd, Form, ActivationType::int16>(w, x, first, end, out);
         case ActivationType::int8:
         case ActivationType::bfloat16: break;  // the latter never with integers
     }
@@ -121,8 +120,8 @@ void tile_product(const Tiles& w, const Activations& x, std::size_t first, std::
         if (Form::kCodes == Codes::bytes || largest_entry(*w.format) > 31)
             return integer_product<
                 Simd, Unpacking<Form::kCodes, false, Form::kIsLookedUp, true>,
-                ActivationType::int8>(w, x, first, end, out, out_stride);
-    integer_product<Simd, Form, ActivationType::int8>(w, x, first, end, out, out_stride);
+                ActivationType::int8>(w, x, first, end, out);
+    integer_product<Simd, Form, ActivationType::int8>(w, x, first, end, out);
 }
 
 // Calls found(form) with how the tiles of a format are unpacked.
@@ -146,17 +145,17 @@ void with_form(const TileFormat& format, Found found) {
 // tile_floats.h
 template <class Simd>
 void multiply_float_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                          float* out, std::size_t out_stride);
+                          const Outputs& out);
 template <class Simd>
 void unpack_float_tiles(const Tiles& w, std::size_t panel, float* out);
 
 template <class Simd>
 void multiply_by_vectors(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                         float* out, std::size_t out_stride) {
+                         const Outputs& out) {
     if (is_float(w.format->codes))
-        return multiply_float_tiles<Simd>(w, x, first, end, out, out_stride);
+        return multiply_float_tiles<Simd>(w, x, first, end, out);
     with_form(*w.format, [&](auto form) {
-        tile_product<Simd, decltype(form)>(w, x, first, end, out, out_stride);
+        tile_product<Simd, decltype(form)>(w, x, first, end, out);
     });
 }
 
@@ -167,15 +166,17 @@ struct ManyRows {
     static constexpr bool kHasUnit = false;
 };
 
+// As Kernels::multiply_tiles.
 template <class Simd>
 void multiply_tiles(const Tiles& w, const Activations& x, std::size_t first, std::size_t end,
-                    float* out, std::size_t out_stride) {
+                    float* to, std::size_t stride) {
+    const Outputs out{to, stride, first * kPanel};
     if constexpr (!ManyRows<Simd>::kHasUnit)
-        multiply_by_vectors<Simd>(w, x, first, end, out, out_stride);
+        multiply_by_vectors<Simd>(w, x, first, end, out);
     else if (x.block_rows == kUnitRows)
-        ManyRows<Simd>::multiply(w, x, first, end, out, out_stride);
+        ManyRows<Simd>::multiply(w, x, first, end, out);
     else
-        multiply_by_vectors<typename ManyRows<Simd>::FewRows>(w, x, first, end, out, out_stride);
+        multiply_by_vectors<typename ManyRows<Simd>::FewRows>(w, x, first, end, out);
 }
 
 // Rows of the weights as floats: the 16 of a panel, `out` with num_columns for each.

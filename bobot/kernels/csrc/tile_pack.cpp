@@ -1,5 +1,5 @@
-// From rows as they are published to tiles: moves bits, rounds nothing. What the published blocks look
-// like is in packed_formats.h and bobot/quant/; what tiles look like in tiles.h.
+// From rows as they are published to tiles: moves bits, rounds nothing. What the published blocks
+// look like is in packed_formats.h and bobot/quant/; what tiles look like in tiles.h.
 #include <cstring>
 
 #include "packed_formats.h"
@@ -12,7 +12,8 @@ namespace {
 struct Block {
     std::size_t values, bytes;
     void (*codes)(const std::uint8_t* block, std::int8_t* q);
-    // Where in the block the scale and the minimum are, 2 bytes each but for E8M0; and the 8-bit steps.
+    // Where in the block the scale and the minimum are, 2 bytes each but for E8M0; and the 8-bit
+    // steps.
     std::size_t scale_at, minimum_at;
     void (*steps)(const std::uint8_t* block, std::uint8_t* steps, std::uint8_t* min_steps);
 };
@@ -66,7 +67,8 @@ void steps_of_iq4_xs(const std::uint8_t* block, std::uint8_t* steps, std::uint8_
     const auto top = load<std::uint16_t>(block + 2);
     const auto low = load<std::uint32_t>(block + 4);
     for (int g = 0; g < 8; ++g)
-        steps[g] = static_cast<std::uint8_t>((int(low >> 4 * g & 15) | (top >> 2 * g & 3) << 4) - 32);
+        steps[g] = static_cast<std::uint8_t>((int(low >> 4 * g & 15) | (top >> 2 * g & 3) << 4) -
+                                             32);
 }
 
 void neighbours(const std::uint8_t* block, std::int8_t* q) { split_neighbours(block, q); }

@@ -2,8 +2,8 @@
 //
 // Codes are unpacked to bytes: a register of "quads" has four inputs of `width` outputs in lanes of
 // 32 bits. Two masks make two of them from a vector of 4-bit codes, whose lanes hold eight inputs:
-// 0, 4, 1, 5 and 2, 6, 3, 7, the order of 8-bit activations too. For wider activations a quad is two
-// "pairs" of 16-bit integers: inputs 0 and 1 in its even bytes, 4 and 5 in the odd ones.
+// 0, 4, 1, 5 and 2, 6, 3, 7, the order of 8-bit activations too. For wider activations a quad is
+// two "pairs" of 16-bit integers: inputs 0 and 1 in its even bytes, 4 and 5 in the odd ones.
 //
 //     Ints, Table, quad_table        16 bytes to look up codes in
 //     quads_of_codes, look_up_quads  two registers of quads from a vector of 4-bit codes

@@ -3,6 +3,7 @@
 
 #include "packed_formats.h"
 #include "tiles.h"
+#include "vector_bits.h"
 
 namespace bobot {
 namespace {
@@ -52,6 +53,15 @@ private:
         left_ = per_scale_;
     }
 
+    // As half_of_e8m0: halved, as the tables of E2M1 are doubled.
+    static Vector halves_of_e8m0(const std::uint8_t* from) {
+        using Ints = typename IntsOf<Simd>::Unsigned;
+        typename IntsOf<Simd>::Byte bytes;
+        std::memcpy(&bytes, from, sizeof bytes);
+        const Ints exponents = __builtin_convertvector(bytes, Ints);
+        return bits_as<Vector>(exponents < 2 ? (exponents + 1) << 21 : (exponents - 1) << 23);
+    }
+
     Vector floats(const std::uint8_t* from) const {
         switch (scale_kind_) {
             case Scales::float16: return Simd::halves(from);
@@ -60,9 +70,7 @@ private:
             case Scales::none: return Simd::splat(1.0f);
             case Scales::e8m0: break;
         }
-        float found[Simd::width];  // halved, as the tables of E2M1 are doubled
-        for (std::size_t i = 0; i < Simd::width; ++i) found[i] = float_of(half_of_e8m0(from[i]));
-        return Simd::load(found);
+        return halves_of_e8m0(from);
     }
 
     Scales scale_kind_ = Scales::float32;

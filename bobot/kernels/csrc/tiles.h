@@ -5,7 +5,8 @@
 //
 //     codes      [panel][tile]           256 to 1024 bytes a tile, below
 //     scales     [panel][group][16]      as published: float16, bfloat16, float32, E8M0, or none
-//     steps      [panel][group][16]      K-quants: 8-bit multiples of the scale, which is then for 256 inputs
+//     steps      [panel][group][16]      K-quants: 8-bit multiples of the scale, which is then for
+//                                        256 inputs
 //     minima     [panel][group][16]      as the scales, of formats that have them
 //     min_steps  [panel][tile][16]       as the steps
 //
@@ -14,15 +15,16 @@
 //
 // A tile of 4-bit codes is 4 vectors of 16 lanes of 32 bits, lane n for output n. Vector v holds
 // inputs 8v .. 8v+7: the even ones in the low half of the lane, the odd ones in the high half, four
-// bits each, first inputs lowest. One shift and two masks then give two vectors of bytes, four inputs
-// of an output in each lane, which is what instructions for dot products take (tile_quads.h). Codes of
-// 5 and 6 bits have a second part of 64 or 128 bytes with the upper ones. A tile of 8-bit codes is 16
-// rows of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then of output 1, and so on.
+// bits each, first inputs lowest. One shift and two masks then give two vectors of bytes, four
+// inputs of an output in each lane, which is what instructions for dot products take
+// (tile_quads.h). Codes of 5 and 6 bits have a second part of 64 or 128 bytes with the upper ones.
+// A tile of 8-bit codes is 16 rows of 32 bytes, row r with inputs 2r and 2r + 1 of output 0, then
+// of output 1, and so on.
 //
-// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits with
-// a table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and 2r + 1
-// of output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all outputs, then
-// input 2r + 1 of all.
+// Codes that are no integers (tile_floats.h) lie in 16 rows as well, but for those of four bits
+// with a table of floats, which lie as other codes of four bits. bfloat16: row r has inputs 2r and
+// 2r + 1 of output 0, then of output 1, and so on. float16 and float8_e4m3fn: input 2r of all
+// outputs, then input 2r + 1 of all.
 //
 // Plain data and arithmetic, for code of every instruction set.
 #pragma once
@@ -121,16 +123,16 @@ inline Tiles tiles_layout(const TileFormat& format, Scales scale_kind, std::size
 // nullptr for a format that has no tiles.
 const TileFormat* tile_format(const char* name);
 
-// Writes the tiles of panels [first, end) of a weight published as `rows` of `row_bytes` each, with the
-// scales of a row at `scales` + row * `scales_row_bytes` where they lie apart, into `data`.
+// Writes the tiles of panels [first, end) of a weight published as `rows` of `row_bytes` each, with
+// the scales of a row at `scales` + row * `scales_row_bytes` where they lie apart, into `data`.
 void pack_tiles(const Tiles& w, const std::uint8_t* rows, std::size_t row_bytes,
                 const std::uint8_t* scales, std::size_t scales_row_bytes, std::size_t first,
                 std::size_t end, std::uint8_t* data);
 
-// What activations are multiplied as: floats, or integers with one scale per row and 32 inputs. Those
-// of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as fast. Codes
-// that are no integers take floats, or bfloat16 where activations are no more than that. All but floats
-// are rounded to bfloat16 for a matrix unit (amx_loops.h).
+// What activations are multiplied as: floats, or integers with one scale per row and 32 inputs.
+// Those of 16 bits are finer than bfloat16; those of 8 bits are as coarse as Q8_0, and twice as
+// fast. Codes that are no integers take floats, or bfloat16 where activations are no more than
+// that. All but floats are rounded to bfloat16 for a matrix unit (amx_loops.h).
 enum class ActivationType : std::uint8_t { float32, int16, int8, bfloat16 };
 
 constexpr std::size_t activation_bytes(ActivationType type) {
@@ -140,8 +142,8 @@ constexpr std::size_t activation_bytes(ActivationType type) {
 // The order of every 8 inputs of 8-bit activations: that in which codes are unpacked to bytes.
 constexpr std::size_t kQuadOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
-// Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last one
-// filled up with zeros), tile by tile.
+// Activations in the order in which the kernels read them: blocks of `block_rows` rows (the last
+// one filled up with zeros), tile by tile.
 struct Activations {
     std::size_t num_rows, num_columns, block_rows, num_blocks;
     ActivationType type;
@@ -152,6 +154,14 @@ struct Activations {
     float* scales;         // [block][tile][row]            integers only
     std::int32_t* sums;    // [block][tile][2][row]         integers only: of 16 codes each
     float* totals;         // [block][tile][row]            the sum of 32 activations
+};
+
+// Where a product goes: that of row m and output n.
+struct Outputs {
+    float* data;
+    std::size_t stride, first;  // from row to row; the output that `data` begins with
+
+    float* at(std::size_t m, std::size_t n) const { return data + m * stride + (n - first); }
 };
 
 constexpr std::size_t kUnitRows = 32;  // of a block of bfloat16 for a matrix unit
@@ -169,7 +179,8 @@ inline std::size_t rows_in_block(std::size_t num_rows, std::size_t most) {
     return rows;
 }
 
-// Sets everything but the contents; returns the bytes it needs, all at `memory` where that is given.
+// Sets everything but the contents; returns the bytes it needs, all at `memory` where that is
+// given.
 inline std::size_t activations_layout(Activations& x, std::size_t num_rows, std::size_t num_columns,
                                       std::size_t block_rows, ActivationType type,
                                       std::uint8_t* memory) {

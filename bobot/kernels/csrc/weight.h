@@ -1,5 +1,5 @@
-// A weight as Python hands it over: arrays whose shapes are checked here once, read row by row by the
-// kernels of one instruction set. Also the ways in which rows are shared among threads.
+// A weight as Python hands it over: arrays whose shapes are checked here once, read row by row by
+// the kernels of one instruction set. Also the ways in which rows are shared among threads.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -108,7 +108,8 @@ inline ActivationType activation_type(const std::string& name) {
     throw std::invalid_argument("activations are float32, int16 or int8, not " + name);
 }
 
-// Tiles without their data. `scales` names the dtype of scales that lie apart; empty for formats that hold them.
+// Tiles without their data. `scales` names the dtype of scales that lie apart; empty for formats
+// that hold them.
 inline Tiles tiles_of(const std::string& name, const std::string& scales, std::size_t num_rows,
                       std::size_t num_columns, std::size_t group) {
     const TileFormat* format = tile_format(name.c_str());
