@@ -54,6 +54,8 @@ class KVCache:
         owned = [v for spec, v in zip(specs, self.values, strict=True) if not spec.v_is_k_prefix]
         self.stored = [*self.keys, *owned, self.hidden_P]
         """All that a slot holds, each (P, ...)."""
+        self._bytes = [part.view(num_blocks, -1).view(torch.uint8) for part in self.stored]
+        """The same, each (num_blocks, bytes of it in a block)."""
 
     def write(
         self, layer: int, spec: AttentionSpec, slots_T: Tensor, k_TKH: Tensor, v_TKH: Tensor
@@ -66,23 +68,17 @@ class KVCache:
     @property
     def block_bytes(self) -> int:
         """Of one block, over all layers."""
-        return self.block_size * sum(part[:1].nbytes for part in self.stored)
+        return sum(part.shape[1] for part in self._bytes)
 
     def read_block(self, block: int) -> Tensor:
         """A copy of what a block holds, on the CPU: uint8 (block_bytes,)."""
-        return torch.cat(self._parts(block)).cpu()
+        return torch.cat([part[block] for part in self._bytes]).cpu()
 
     def write_block(self, block: int, content_B: Tensor) -> None:
         """Puts back what `read_block` gave, in place."""
-        parts = self._parts(block)
-        pieces = content_B.to(self.device).split([part.numel() for part in parts])
-        for part, piece in zip(parts, pieces, strict=True):
-            part.copy_(piece)
-
-    def _parts(self, block: int) -> list[Tensor]:
-        """The bytes of a block where they lie, flat."""
-        slots = slice(block * self.block_size, (block + 1) * self.block_size)
-        return [part[slots].reshape(-1).view(torch.uint8) for part in self.stored]
+        pieces = content_B.to(self.device).split([part.shape[1] for part in self._bytes])
+        for part, piece in zip(self._bytes, pieces, strict=True):
+            part[block].copy_(piece)
 
 
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

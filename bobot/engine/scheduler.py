@@ -143,7 +143,7 @@ class Scheduler:
             sequence.num_cached_tokens = sequence.num_computed_tokens
         self.stats.num_cached_tokens += sequence.num_computed_tokens
         if self.disk is not None:
-            if is_first and sequence.index == 0:  # what comes again is worth keeping
+            if sequence.index == 0:  # what comes again is worth keeping
                 self._offer(sequence, range(len(shared)))
             if num_found := self.disk.num_found(hashes[len(shared) :]):
                 self._restores[sequence] = Restore(len(shared) + num_found, is_first)

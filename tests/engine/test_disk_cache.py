@@ -136,8 +136,9 @@ def test_private_prompts_and_those_that_are_only_read_never_reach_the_disk(
     assert files_in(tmp_path) == []
     kept(model, tmp_path, ids)
     os.utime(files_in(tmp_path)[0], (1, 1))
-    found = ask(engine(model, tmp_path), ids, is_private=True)
-    assert found.num_cached == 288
+    later = engine(model, tmp_path)
+    assert ask(later, ids, is_private=True).num_cached == 288
+    later.close()
     assert files_in(tmp_path)[0].stat().st_mtime == 1, "a private prompt left a trace"
 
 
