@@ -45,6 +45,11 @@ class UserPaths:
         return self.cache / "tiles"
 
     @property
+    def prefixes(self) -> Path:
+        """Keys and values of prompts: as private as the conversations themselves."""
+        return self.cache / "prefixes"
+
+    @property
     def history(self) -> Path:
         return self.state / "history"
 

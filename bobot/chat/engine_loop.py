@@ -43,6 +43,7 @@ class Job:
     """None: the prompt is only read."""
     constraint: Constraint | None = None
     prompt_reader: PromptReader | None = None
+    is_private: bool = False
     posted_s: float = field(default_factory=time.monotonic)
     request_id: int | None = None
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -178,6 +179,7 @@ class EngineLoop:
                     job.params,
                     constraint=job.constraint,
                     prompt_reader=job.prompt_reader,
+                    is_private=job.is_private,
                 )
             else:
                 assert job.prompt_reader is not None, "a job with neither tokens nor a reader"

@@ -53,7 +53,7 @@ class LocalService:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(chat_work, self.model, request)
-        async for event in self._answers(work, "messages", None):
+        async for event in self._answers(work, "messages", None, request.is_private):
             yield event
 
     async def complete(self, request: TextRequest) -> AsyncIterator[Event]:
@@ -100,9 +100,10 @@ class LocalService:
     async def close(self, max_s: float | None = None) -> None:
         """Lets the answers under way end, `max_s` seconds at most, and takes no more."""
         await asyncio.to_thread(self.loop.close, max_s)
+        await asyncio.to_thread(self.model.engine.close)
 
     async def _answers(
-        self, work: Work, param: str, num_scores: int | None
+        self, work: Work, param: str, num_scores: int | None, is_private: bool = False
     ) -> AsyncIterator[Event]:
         num_answers = 1 if work.params is None else work.params.n
         with named("stop"):
@@ -116,7 +117,7 @@ class LocalService:
         constraint = None
         if work.grammar is not None:
             constraint = await asyncio.to_thread(self._constraint, work.grammar, work)
-        job = Job(work.prompt_ids, work.params, constraint, reader)
+        job = Job(work.prompt_ids, work.params, constraint, reader, is_private)
         self.loop.post(job)
         answers = _Answers(self.model, readers, job)
         try:

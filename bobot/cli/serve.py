@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -25,8 +26,12 @@ DEFAULT_PORT = 8008
 OLLAMA_PORT = 11434
 FIRST_KEY = "first"
 KEY_VARIABLE = "BOBOT_API_KEY"
+GIB = 1 << 30
 RAM_SHARE = 0.9
 """Of the memory that is free when the server starts, what models may take."""
+PREFIX_CACHE_GIB = 4.0
+"""On the disk of one who serves himself. What others say is kept only where the one who serves them
+asks for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +98,15 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         "--memory", type=float, metavar="GIB", help=tr("memory for models (default: what is free)")
     )
     parser.add_argument(
+        "--prefix-cache",
+        type=float,
+        metavar="GIB",
+        help=tr(
+            "disk for the beginnings of prompts, so that they need not be read again after a"
+            " restart; 0: none (default: 4 on this machine's own address, else 0)"
+        ),
+    )
+    parser.add_argument(
         "--max-queue",
         type=int,
         default=256,
@@ -127,8 +141,13 @@ def run(args: argparse.Namespace) -> int:
         max_calls=args.max_queue,
         drain_s=args.drain_seconds,
     )
+    prefix_gib = args.prefix_cache
+    if prefix_gib is None:
+        prefix_gib = PREFIX_CACHE_GIB if is_open else 0.0
     shelf = library.Library(
-        EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
+        EngineConfig(max_model_len=args.context),
+        ServiceLimits(max_queue=args.max_queue),
+        int(prefix_gib * GIB),
     )
     served = models.Models(
         shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
@@ -138,6 +157,14 @@ def run(args: argparse.Namespace) -> int:
     sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
     _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
     _tell_keys(store, needs_key=limits.needs_key)
+    if prefix_gib:
+        _tell(
+            tr(
+                "beginnings of prompts are kept, {size:g} GiB at most: {folder}",
+                size=prefix_gib,
+                folder=user_paths().prefixes,
+            )
+        )
     _show_requests()
     chats = Chats(Store(user_paths().store))
     application = app.create_app(
@@ -166,13 +193,15 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.memory is not None and args.memory <= 0:
         raise UsageError("--memory is {found}; it must be more than 0.", found=args.memory)
+    if args.prefix_cache is not None and not 0 <= args.prefix_cache < math.inf:
+        raise UsageError("--prefix-cache is {found}; allowed: 0 or more.", found=args.prefix_cache)
 
 
 def _budget_bytes(memory_gib: float | None) -> int:
     from bobot import hardware
 
     if memory_gib is not None:
-        return int(memory_gib * (1 << 30))
+        return int(memory_gib * GIB)
     return int(hardware.detect().ram_available_bytes * RAM_SHARE)
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Rows
 from itertools import chain
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from bobot import hardware
 from bobot.engine.block_pool import BlockPool
 from bobot.engine.config import EngineConfig, choose_max_model_len, choose_num_blocks
 from bobot.engine.constraint import Constraint, MaskMaker
+from bobot.engine.disk_cache import open_disk_cache
 from bobot.engine.kv_cache import bytes_per_token
 from bobot.engine.prompt_rows import PromptReader
 from bobot.engine.request import Chunk, FinishReason, Request, Sequence, TokenOutput
@@ -70,16 +72,19 @@ class Engine:
         *,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
+        is_private: bool = False,
     ) -> int:
         """Queues a request and returns its id. RequestError if it can never run as asked.
 
         `constraint` says what each of the n sequences may hold; `prompt_reader` is given the rows
-        of the prompt that it wants, before the first token.
+        of the prompt that it wants, before the first token. What is private is not kept on disk.
         """
         params = params or SamplingParams()
         prompt = list(prompt_ids)
         max_len = self.check(prompt, params)
-        return self._queue(prompt, params, max_len, constraint, prompt_reader)
+        return self._queue(
+            prompt, params, max_len, constraint, prompt_reader, is_private=is_private
+        )
 
     def check(self, prompt: list[int], params: SamplingParams | None) -> int:
         """Tokens, prompt included, at which a sequence would end; params None: the prompt is only
@@ -105,15 +110,38 @@ class Engine:
         max_len: int,
         constraint: Constraint | None,
         prompt_reader: PromptReader | None,
+        *,
+        is_private: bool = False,
     ) -> int:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(
-            self._next_request_id, prompt, params, seed, max_len, constraint, prompt_reader
+            self._next_request_id,
+            prompt,
+            params,
+            seed,
+            max_len,
+            constraint,
+            prompt_reader,
+            is_private=is_private,
         )
         self._next_request_id += 1
         self._requests[request.request_id] = request
         self.scheduler.add(request.sequences[0])
         return request.request_id
+
+    def keep_prefixes(self, folder: Path, max_bytes: int, model: str) -> None:
+        """Keeps blocks of prompts in files of `folder` from now on, and finds those of earlier
+        processes. `model` names the weights and the version of the program. To be called before
+        the first request; `close` at the end. Raises StorageError.
+        """
+        assert not self._next_request_id, "the cache is in use already"
+        if self.config.enable_prefix_caching:
+            self.scheduler.disk = open_disk_cache(folder, max_bytes, model, self.runner)
+
+    def close(self) -> None:
+        """Returns when the files of `keep_prefixes` are written."""
+        if self.scheduler.disk is not None:
+            self.scheduler.disk.close()
 
     @torch.inference_mode()
     def step(self) -> list[TokenOutput]:
@@ -150,12 +178,14 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Totals since the start and the state now, as a copy."""
-        scheduler = self.scheduler
+        scheduler, disk = self.scheduler, self.scheduler.disk
         return dataclasses.replace(
             self._stats,
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_free_blocks=scheduler.pool.num_free,
+            num_disk_bytes=disk.files.num_bytes if disk else 0,
+            num_dropped_blocks=disk.num_dropped_blocks if disk else 0,
         )
 
     def _accept(self, chunk: Chunk, choices: list[Choice]) -> list[TokenOutput]:

@@ -1,6 +1,6 @@
 """The memory behind the blocks: keys and values of every layer. Their owners: block_pool.py.
 
-P is the axis of slots: block b covers slots [b * block_size, (b + 1) * block_size).
+P is the axis of slots: block b covers slots [b * block_size, (b + 1) * block_size). B: bytes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.num_blocks = num_blocks
         self.block_size = block_size
         self.device = device
         num_slots = num_blocks * block_size
@@ -48,8 +49,13 @@ class KVCache:
                 v_PKH = reserve((num_slots, spec.num_kv_heads, spec.v_head_dim), dtype, device)
             self.keys.append(k_PKH)
             self.values.append(v_PKH)
-        self.hidden_P = torch.empty(num_slots, dtype=torch.bool, device=device)
+        self.hidden_P = torch.zeros(num_slots, dtype=torch.bool, device=device)
         """Slots whose key nobody sees; only written by models that hide tokens."""
+        owned = [v for spec, v in zip(specs, self.values, strict=True) if not spec.v_is_k_prefix]
+        self.stored = [*self.keys, *owned, self.hidden_P]
+        """All that a slot holds, each (P, ...)."""
+        self._bytes = [part.view(num_blocks, -1).view(torch.uint8) for part in self.stored]
+        """The same, each (num_blocks, bytes of it in a block)."""
 
     def write(
         self, layer: int, spec: AttentionSpec, slots_T: Tensor, k_TKH: Tensor, v_TKH: Tensor
@@ -58,6 +64,21 @@ class KVCache:
         self.keys[layer].index_copy_(0, slots_T, k_TKH)
         if not spec.v_is_k_prefix:
             self.values[layer].index_copy_(0, slots_T, v_TKH)
+
+    @property
+    def block_bytes(self) -> int:
+        """Of one block, over all layers."""
+        return sum(part.shape[1] for part in self._bytes)
+
+    def read_block(self, block: int) -> Tensor:
+        """A copy of what a block holds, on the CPU: uint8 (block_bytes,)."""
+        return torch.cat([part[block] for part in self._bytes]).cpu()
+
+    def write_block(self, block: int, content_B: Tensor) -> None:
+        """Puts back what `read_block` gave, in place."""
+        pieces = content_B.to(self.device).split([part.shape[1] for part in self._bytes])
+        for part, piece in zip(self._bytes, pieces, strict=True):
+            part[block].copy_(piece)
 
 
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -51,6 +51,8 @@ class Request:
         max_len: int,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
+        *,
+        is_private: bool = False,
     ) -> None:
         self.request_id = request_id
         self.prompt_ids = prompt_ids
@@ -58,6 +60,8 @@ class Request:
         self.seed = seed
         self.max_len = max_len
         """Tokens, prompt included, at which a sequence ends with "length"."""
+        self.is_private = is_private
+        """Its keys and values never reach the disk."""
         self.sequences = [Sequence(self, index) for index in range(params.n)]
         if constraint is not None:
             for sequence in self.sequences:

@@ -5,17 +5,32 @@ one more whenever it fills the last. When the pool has none, the sequence that s
 all its blocks back and waits at the head of the queue; later its tokens are computed again (or
 found in the prefix cache). The oldest sequence is never preempted, and the engine admits no
 request larger than the pool, so every request ends.
+
+Blocks whose prefix memory has forgotten may lie on the disk (disk_cache.py): they are read into the
+blocks of an admitted sequence, some in each step, before its other tokens are computed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bobot.engine.block_pool import BlockPool
 from bobot.engine.config import EngineConfig
+from bobot.engine.disk_cache import MIN_PROMPT_TOKENS, DiskCache
 from bobot.engine.request import Chunk, Sequence
 from bobot.engine.stats import EngineStats
+
+
+@dataclass
+class Restore:
+    """Blocks of a running sequence that are still to be read from the disk."""
+
+    end: int
+    """Number of the block behind the last of them."""
+    is_first: bool
+    """The sequence has not run before: its client is told what was found."""
 
 
 class Scheduler:
@@ -27,6 +42,8 @@ class Scheduler:
         self.stats = stats
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.disk: DiskCache | None = None
+        self._restores: dict[Sequence, Restore] = {}
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -41,26 +58,35 @@ class Scheduler:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        num_full = sequence.num_computed_tokens // self.config.block_size
+        if num_full and self.disk is not None and not sequence.request.is_private:
+            self.disk.used(sequence.block_hashes(num_full, self.config.block_size))
         self._release(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step: running sequences first, then waiting ones that fit."""
+        """The chunks of the next step: running sequences first, then waiting ones that fit. One
+        whose blocks are still read from the disk runs, and has no chunk.
+        """
         budget = self.config.max_num_batched_tokens
+        num_reads = self.disk.blocks_per_step if self.disk is not None else 0
         chunks: list[Chunk] = []
-        while len(chunks) < len(self.running) and budget > 0:
-            sequence = self.running[len(chunks)]
-            if not self._grow(sequence):
-                self._preempt_last()
-                continue
-            chunks.append(Chunk(sequence, min(sequence.num_new_tokens, budget)))
-            budget -= chunks[-1].num_tokens
-        while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
-            sequence = self.waiting[0]
-            if not self._admit(sequence):
+        number = 0
+        while budget > 0 and (number < len(self.running) or self._may_admit()):
+            if number < len(self.running):
+                if not self._grow(self.running[number]):
+                    self._preempt_last()
+                    continue
+            elif self._admit(self.waiting[0]):
+                self.running.append(self.waiting.popleft())
+            else:
                 break
-            self.running.append(self.waiting.popleft())
-            chunks.append(Chunk(sequence, min(sequence.num_new_tokens, budget)))
-            budget -= chunks[-1].num_tokens
+            sequence = self.running[number]
+            number += 1
+            if sequence in self._restores:
+                num_reads -= self._restore(sequence, num_reads)
+            if sequence not in self._restores:
+                chunks.append(Chunk(sequence, min(sequence.num_new_tokens, budget)))
+                budget -= chunks[-1].num_tokens
         return chunks
 
     def make_room(self, sequence: Sequence, num_drafts: int) -> int:
@@ -91,25 +117,71 @@ class Scheduler:
                 hashes = sequence.block_hashes(num_full_now, size)
                 for i in range(num_full, num_full_now):
                     self.pool.remember(sequence.block_table[i], hashes[i])
+                if len(sequence.request.prompt_ids) >= MIN_PROMPT_TOKENS:
+                    self._offer(sequence, range(num_full, num_full_now))
             self.stats.num_computed_tokens += chunk.num_rows
             if sequence.finish_reason is not None:
                 self.remove(sequence)
             else:
                 self._take_back(sequence)
 
+    def _may_admit(self) -> bool:
+        return bool(self.waiting) and len(self.running) < self.config.max_num_seqs
+
     def _admit(self, sequence: Sequence) -> bool:
         """Gives a waiting sequence its blocks, shared ones first; False if there are too few."""
-        shared = self.pool.match(self._prefix_hashes(sequence))
+        hashes = self._prefix_hashes(sequence)
+        shared = self.pool.match(hashes)
         num_missing = self._num_blocks(sequence) - len(shared)
         if num_missing > self.pool.num_free_without(shared):
             return False
         self.pool.share(shared)
         sequence.block_table = shared
         sequence.num_computed_tokens = len(shared) * self.config.block_size
-        if sequence.num_cached_tokens is None:
+        is_first = sequence.num_cached_tokens is None
+        if is_first:
             sequence.num_cached_tokens = sequence.num_computed_tokens
         self.stats.num_cached_tokens += sequence.num_computed_tokens
+        if self.disk is not None:
+            if sequence.index == 0:  # what comes again is worth keeping
+                self._offer(sequence, range(len(shared)))
+            if num_found := self.disk.num_found(hashes[len(shared) :]):
+                self._restores[sequence] = Restore(len(shared) + num_found, is_first)
         return self._grow(sequence)
+
+    def _offer(self, sequence: Sequence, numbers: range) -> None:
+        """Lets the disk have full blocks of a sequence; not of a private conversation, nor of a
+        prompt that is only read, for it seldom comes again.
+        """
+        request = sequence.request
+        if self.disk is None or request.is_private or request.only_reads:
+            return
+        hashes = sequence.block_hashes(numbers.stop, self.config.block_size)
+        for number in numbers:
+            self.disk.offer(hashes[number], sequence.block_table[number])
+
+    def _restore(self, sequence: Sequence, max_blocks: int) -> int:
+        """Reads at most so many of the sequence's blocks from the disk: how many it tried. Those
+        behind one that could not be read are computed.
+        """
+        assert self.disk is not None
+        restore, size = self._restores[sequence], self.config.block_size
+        first = sequence.num_computed_tokens // size
+        stop = min(restore.end, first + max_blocks)
+        hashes = sequence.block_hashes(stop, size)
+        number = first
+        while number < stop and self.disk.read(hashes[number], sequence.block_table[number]):
+            self.pool.remember(sequence.block_table[number], hashes[number])
+            number += 1
+        sequence.num_computed_tokens = number * size
+        num_tokens = (number - first) * size
+        self.stats.num_cached_tokens += num_tokens
+        self.stats.num_restored_tokens += num_tokens
+        if restore.is_first:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        if number < stop or number == restore.end:
+            del self._restores[sequence]
+        return stop - first
 
     def _prefix_hashes(self, sequence: Sequence) -> list[bytes]:
         """Full blocks before the last token, which is always computed: its logits are needed; so
@@ -149,6 +221,7 @@ class Scheduler:
         self.stats.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
+        self._restores.pop(sequence, None)
         self.pool.free(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed_tokens = 0

@@ -13,6 +13,8 @@ class EngineStats:
     """Tokens that went through the model, recomputed ones and drafts included."""
     num_cached_tokens: int = 0
     """Tokens that the prefix cache saved."""
+    num_restored_tokens: int = 0
+    """Those of them that came from the disk."""
     num_generated_tokens: int = 0
     num_drafted_tokens: int = 0
     """Tokens that speculation proposed."""
@@ -21,3 +23,7 @@ class EngineStats:
     num_running: int = 0
     num_waiting: int = 0
     num_free_blocks: int = 0
+    num_disk_bytes: int = 0
+    """Of the prefix cache on the disk, all models together."""
+    num_dropped_blocks: int = 0
+    """Not kept on the disk, because it was behind."""

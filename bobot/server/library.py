@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import threading
@@ -12,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bobot import gateway
-from bobot.chat.local import load
+from bobot import __version__, gateway
+from bobot.chat.local import LocalModel, load
 from bobot.chat.service import LocalService, ServiceLimits
 from bobot.engine import EngineConfig
-from bobot.errors import BobotError, NotFoundError, RequestError
+from bobot.errors import BobotError, NotFoundError, RequestError, StorageError
 from bobot.hub import removal as removals
 from bobot.hub.cache import CacheEntry, huggingface_cache
 from bobot.hub.digest import model_digest
@@ -27,6 +28,7 @@ from bobot.hub.pull import Plan, carry_out, check_room, plan_pull, room_for
 from bobot.hub.remote import Hub
 from bobot.hub.store import models as stored_models
 from bobot.hub.transfer import Meter
+from bobot.paths import user_paths
 from bobot.server.models import Facts, Opened, Source
 from bobot.text import load_tokenizer
 from bobot.text.gguf_metadata import read_header
@@ -64,6 +66,8 @@ class Library:
 
     engine_config: EngineConfig = field(default_factory=EngineConfig)
     limits: ServiceLimits = field(default_factory=ServiceLimits)
+    max_prefix_bytes: int = 0
+    """Of the prefix cache on the disk; 0: none."""
 
     def sources(self, names: Iterable[str]) -> list[Source]:
         """Those named, or without a name the embedded model, all others on this machine, and the
@@ -143,13 +147,15 @@ class Library:
         )
 
         async def open_it() -> Opened:
-            return await asyncio.to_thread(self._open, name, path)
+            return await asyncio.to_thread(self._open, name, path, facts.digest)
 
         return Source(name, facts, lambda: memory_bytes(path), open_it)
 
-    def _open(self, name: str, path: Path) -> Opened:
+    def _open(self, name: str, path: Path, digest: str | None) -> Opened:
         model = load(path, engine_config=self.engine_config)
         model.name = name
+        if self.max_prefix_bytes:
+            self._keep_prefixes(model, digest or _stamp(path))
         service = LocalService(model, self.limits)
         return Opened(
             service,
@@ -157,6 +163,22 @@ class Library:
             service.prompt_ids,
             lambda: dataclasses.asdict(service.stats()),
         )
+
+    def _keep_prefixes(self, model: LocalModel, weights: str) -> None:
+        """A model answers without a prefix cache on the disk where it can't have one."""
+        try:
+            model.engine.keep_prefixes(
+                user_paths().prefixes, self.max_prefix_bytes, f"{weights} bobot {__version__}"
+            )
+        except StorageError as error:
+            log.warning("%s: no prefix cache on the disk: %s", model.name, error)
+
+
+def _stamp(path: Path) -> str:
+    """Which files a model is made of, where reading them all would take long."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return json.dumps(found)
 
 
 def _hosted(name: str) -> Source:

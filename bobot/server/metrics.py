@@ -16,6 +16,9 @@ ENGINE = {
     "num_free_blocks": "Blocks of the KV cache that nobody holds",
     "num_steps": "Steps since it was loaded",
     "num_preemptions": "Sequences that had to make room since it was loaded",
+    "num_restored_tokens": "Prompt tokens read back from the disk since it was loaded",
+    "num_disk_bytes": "Of the prefix cache on the disk, all models together",
+    "num_dropped_blocks": "Blocks not kept on the disk, because it was behind",
     "num_drafted_tokens": "Tokens guessed since it was loaded",
     "num_accepted_tokens": "Guessed tokens that were right",
 }

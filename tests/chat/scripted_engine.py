@@ -43,9 +43,7 @@ class ScriptedEngine:
     def is_unfinished(self, request_id: int) -> bool:
         return bool(self.requests[request_id][0])
 
-    def add(
-        self, ids: list[int], params: Any, *, constraint: Any = None, prompt_reader: Any = None
-    ) -> int:
+    def add(self, ids: list[int], params: Any, **options: Any) -> int:
         number = len(self.prompts)
         self.prompts.append(list(ids))
         self.requests[number] = (list(self.answer[: params.max_tokens]), params, [])
@@ -53,6 +51,9 @@ class ScriptedEngine:
 
     def abort(self, request_id: int) -> None:
         self.requests.pop(request_id, None)
+
+    def close(self) -> None:
+        pass
 
     def step(self) -> list[TokenOutput]:
         outputs = []

@@ -39,6 +39,8 @@ def test_no_keys_say_how_to_make_one(run_bobot):
         (("serve", "--max-queue", "0"), "--max-queue"),
         (("serve", "--memory", "-1"), "--memory"),
         (("serve", "--drain-seconds", "-1"), "--drain-seconds"),
+        (("serve", "--prefix-cache", "-0.5"), "--prefix-cache"),
+        (("serve", "--prefix-cache", "nan"), "--prefix-cache"),
         (("serve", "--api-key", " "), "--api-key"),
         (("serve", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from bobot.errors import GatewayError, NotFoundError
 from bobot.hub import resolve
 from bobot.hub.names import ggufs
 from bobot.server.failures import failure_of
-from bobot.server.library import Library, memory_bytes
+from bobot.server.library import Library, _stamp, memory_bytes
 
 NAME = "org/tiny"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
@@ -97,3 +99,28 @@ def test_hosted_model_is_served_by_name_and_takes_no_memory(monkeypatch):
     with pytest.raises(GatewayError, match="OPENAI_API_KEY") as caught:
         Library().source("openai:gpt-4o")
     assert failure_of(caught.value).status == 502
+
+
+def test_model_answers_where_its_prefixes_can_not_be_kept(talk, hub, tmp_path, caplog):
+    folder = tmp_path / "XDG_CACHE_HOME" / "bobot" / "prefixes"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way", encoding="utf-8")
+    library = Library(max_prefix_bytes=1 << 30)
+    client = talk(sources=library.sources(["bobot"]), library=library, budget_bytes=1 << 30)
+    with caplog.at_level(logging.WARNING):
+        assert client.ask("/v1/chat/completions", CHAT).status_code == 200
+    assert "no prefix cache on the disk" in caplog.text and str(folder) in caplog.text
+
+
+def test_files_that_were_changed_are_another_model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(bytes(10))
+    first = _stamp(folder)
+    assert _stamp(folder) == first
+    weights.write_bytes(bytes(9) + b"x")
+    os.utime(weights, ns=(1, 1))
+    second = _stamp(folder)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    assert len({first, second, _stamp(folder)}) == 3

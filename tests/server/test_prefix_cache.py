@@ -1,0 +1,89 @@
+"""The prefix cache of `bobot serve` over a restart: counted, bounded, and never of private talk."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_real_server import Server, until
+
+TALE = "Once upon a time there was a small boat that wanted to see the sea. " * 24
+BODY = {"max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def start(*words: str) -> Server:
+        made.append(Server(tmp_path, *words))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.close()
+
+
+def ask(server: Server, text: str, **more: object) -> tuple[str, int, int]:
+    """The answer, the tokens of the prompt, and how many of them were found."""
+    body = {**BODY, "messages": [{"role": "user", "content": text}], **more}
+    answer = server.ask("/v1/chat/completions", body).json()
+    usage = answer["usage"]
+    found = usage["prompt_tokens_details"]["cached_tokens"]
+    return answer["choices"][0]["message"]["content"], usage["prompt_tokens"], found
+
+
+def prefixes(tmp_path: Path) -> Path:
+    return tmp_path / "XDG_CACHE_HOME" / "bobot" / "prefixes"
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_prompt_is_found_after_a_restart(serve, tmp_path: Path, sig: int) -> None:
+    first = serve()
+    assert any(str(prefixes(tmp_path)) in line for line in first.lines), first.lines
+    text, num_tokens, num_found = ask(first, TALE)
+    assert num_tokens >= 256 and num_found == 0
+    num_blocks = num_tokens // 16
+    until(lambda: len(list(prefixes(tmp_path).glob("*.block"))) >= num_blocks)
+    until(lambda: first.metric("bobot_engine_num_disk_bytes") > 0)
+    assert first.end(sig) in (0, -sig)
+    second = serve()
+    again = ask(second, TALE)
+    assert again == (text, num_tokens, (num_tokens - 1) // 16 * 16)
+    assert second.metric("bobot_engine_num_restored_tokens") == again[2]
+    assert second.metric("bobot_cached_tokens_total") == again[2]
+    other, other_tokens, other_found = ask(second, TALE + "Tell me more.")
+    assert other_tokens > other_found >= again[2] - 32 and other
+    assert second.end() == 0
+
+
+def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: Path) -> None:
+    server = serve()
+    for _ in range(2):
+        ask(server, TALE, private=True)
+    assert server.end() == 0
+    folder = prefixes(tmp_path)
+    assert list(folder.iterdir()) == []
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    ask_all = serve("--host", "0.0.0.0", "--api-key", "sk-mine")
+    assert not any("beginnings of prompts" in line for line in ask_all.lines)
+    body = {**BODY, "messages": [{"role": "user", "content": TALE}]}
+    headers = {"authorization": "Bearer sk-mine"}
+    assert ask_all.ask("/v1/chat/completions", body, headers=headers).status_code == 200
+    assert ask_all.end() == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_bound_is_what_was_asked_for(serve, tmp_path: Path) -> None:
+    max_bytes = 4 << 20
+    server = serve("--prefix-cache", str(max_bytes / (1 << 30)))
+    for number in range(6):
+        ask(server, f"{number}: {TALE}")
+        total = sum(path.stat().st_size for path in prefixes(tmp_path).glob("*.block"))
+        assert 0 <= total <= max_bytes
+    assert server.end() == 0
+    total = sum(path.stat().st_size for path in prefixes(tmp_path).glob("*.block"))
+    assert max_bytes / 2 < total <= max_bytes, total / max_bytes
