@@ -20,12 +20,15 @@ export function Composer() {
   }, [text]);
   useEffect(() => area.current.focus(), [id]);
   const maySend = (text.trim() || files.length > 0) && !isLive;
-  const send = (event) => {
+  const send = async (event) => {
     event?.preventDefault();
     if (!maySend) return;
-    ask({ content: text, attachments: files, parent: state.conversation.head });
     setText("");
     setFiles([]);
+    const isAsked = await ask({ content: text, attachments: files, parent: state.conversation.head });
+    if (isAsked) return;
+    setText((newer) => newer || text); // nothing that was typed is lost
+    setFiles((newer) => (newer.length ? newer : files));
   };
   const keys = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);

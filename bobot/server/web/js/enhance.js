@@ -1,6 +1,7 @@
 // What is added to a finished block: colours of code, set formulas. The libraries are loaded when
 // the first block needs them.
 import { clean } from "./markdown.js";
+import { later } from "./slices.js";
 
 const MAX_CODE = 60000; // letters; longer code stays plain
 
@@ -22,19 +23,20 @@ export async function enhance(element) {
     .filter((code) => code.dataset.lang && code.textContent.length < MAX_CODE);
   if (codes.length) {
     const hljs = await colours();
-    for (const code of codes) {
-      if (!hljs.getLanguage(code.dataset.lang)) continue;
-      const found = hljs.highlight(code.textContent, {
-        language: code.dataset.lang, ignoreIllegals: true,
-      });
-      code.innerHTML = clean(found.value);
-    }
+    for (const code of codes) later(() => colour(hljs, code));
   }
   const places = [...element.querySelectorAll(".maths")];
   if (places.length) {
     const library = await temml();
-    for (const place of places) setFormula(library, place);
+    for (const place of places) later(() => setFormula(library, place));
   }
+}
+
+function colour(hljs, code) {
+  const language = code.dataset.lang;
+  if (!hljs.getLanguage(language)) return;
+  const found = hljs.highlight(code.textContent, { language, ignoreIllegals: true });
+  code.innerHTML = clean(found.value);
 }
 
 function setFormula(library, place) {

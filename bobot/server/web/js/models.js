@@ -10,7 +10,7 @@ export function Pill({ model }) {
   if (!model) return null;
   if (model.is_hosted) return html`<span class="pill hosted">${t("hosted")}</span>`;
   const verdict = model.fit?.verdict;
-  if (!verdict) return html`<span class="pill">${t(model.fit ? "unknown" : "measuring")}</span>`;
+  if (!verdict) return model.fit ? null : html`<span class="pill">${t("measuring")}</span>`;
   return html`<span class=${`pill ${KINDS[verdict]}`}>${t(NAMES[verdict])}</span>`;
 }
 
@@ -24,6 +24,7 @@ function facts(model) {
   if (model.size_bytes) found.push(`${number(model.size_bytes / GIB, 1)} GiB`);
   if (model.context) found.push(t("context_of", { n: number(model.context) }));
   if (model.is_hosted) found.push(t("goes_to", { owner: model.owner }));
+  if (model.fit?.reason) found.push(model.fit.reason);
   return found.join(" · ");
 }
 

@@ -43,6 +43,7 @@ export function Sidebar() {
 }
 
 function Groups({ conversations }) {
+  if (!conversations.length) return html`<p class="hint empty">${t("no_conversations")}</p>`;
   const now = Date.now() / 1000;
   const groups = [["today", 1], ["this_week", 7], ["this_month", 30], ["older", Infinity]];
   let rest = conversations;
@@ -81,7 +82,7 @@ function Row({ conversation }) {
 }
 
 function Hits({ hits }) {
-  if (!hits.length) return html`<p class="hint">${t("nothing_found")}</p>`;
+  if (!hits.length) return html`<p class="hint empty">${t("nothing_found")}</p>`;
   return html`<ul aria-label=${t("found")}>${hits.map((hit) => html`
     <li class="row hit" key=${hit.id}>
       <a href=${`#c/${hit.id}`} onClick=${(event) => open(event, hit)}>
