@@ -2,7 +2,9 @@
 // the first block needs them.
 import { clean } from "./markdown.js";
 import { later } from "./slices.js";
+import { t } from "./words.js";
 
+const MAX_FORMULA = 50; // letters; a longer one may be wider than the page
 const MAX_CODE = 60000; // letters; longer code stays plain
 
 let highlighter = null;
@@ -47,7 +49,16 @@ function setFormula(library, place) {
     const plain = found.replace(/ style="[^"]*"/g, "");
     place.innerHTML = clean(plain, { USE_PROFILES: { mathMl: true }, FORBID_ATTR: ["style"] });
     place.classList.add("set");
+    if (isBlock && place.dataset.tex.length > MAX_FORMULA) makeScrollable(place);
   } catch {
     place.classList.add("unset"); // no TeX: it stays as it was written
   }
+}
+
+// With the keys, too.
+function makeScrollable(place) {
+  if (place.scrollWidth <= place.clientWidth) return;
+  place.tabIndex = 0;
+  place.setAttribute("role", "group");
+  place.setAttribute("aria-label", t("formula"));
 }
