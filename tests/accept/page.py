@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of steps; default: all")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    checks = Checks(args.folder, args.axe.read_text(encoding="utf-8"))
+    checks = Checks(args.folder, args.axe.read_text(encoding="utf-8"), args.chromium)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=args.chromium, args=FLAGS)
         read(browser, args.python, checks, args.only)

@@ -43,7 +43,7 @@ def searching(reader: Reader) -> None:
 def _choose_model(reader: Reader, name: str) -> None:
     reader.page.keyboard.press("Control+Shift+M")
     reader.page.locator("dialog .models button", has_text=name).click()
-    reader.reader.until("!document.querySelector('dialog')")
+    reader.until("!document.querySelector('dialog')")
 
 
 def picking(reader: Reader) -> None:
@@ -69,7 +69,13 @@ def picking(reader: Reader) -> None:
             speed = reader.word("speed", n="").strip()
             reader.check(f"{name} has its speed", speed in told[name], told[name].split("\n")[-1])
     reader.look("models")
+    page.locator("dialog input[type=search]").fill("405")
+    page.wait_for_timeout(200)
+    left = page.locator("dialog .models .name").all_inner_texts()
+    reader.check("the list can be narrowed", left == ["oak-405b"], left)
     page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    reader.until("!document.querySelector('dialog')")
 
 
 def hosting(reader: Reader) -> None:
@@ -246,7 +252,9 @@ def keys_alone(reader: Reader) -> None:
     """A whole conversation without a pointer."""
     page = reader.page
     reader.open("")
-    page.evaluate("document.activeElement.blur()")
+    at = page.evaluate("document.activeElement.id")
+    reader.check("the question has the focus at first", at == "question", at)
+    page.evaluate("document.body.tabIndex = -1; document.body.focus()")
     page.keyboard.press("Tab")
     skip = page.evaluate("document.activeElement.className")
     page.keyboard.press("Enter")

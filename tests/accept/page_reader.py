@@ -32,6 +32,7 @@ class Checks:
     folder: Path
     axe: str
     """The source of axe-core."""
+    chromium: str = ""
     failed: list[str] = field(default_factory=list)
     num_good: int = 0
 
@@ -119,7 +120,10 @@ class Reader:
 
     def ask(self, text: str) -> None:
         """Sends a question; returns when it is answered."""
-        self.begin(text)
+        num = self.page.locator(".typed").count()
+        self.page.fill("#question", text)
+        self.page.keyboard.press("Enter")
+        self.until(f"document.querySelectorAll('.typed').length > {num}")
         self.wait()
 
     def told(self, text: str) -> Any:
@@ -137,7 +141,8 @@ class Reader:
 
     def ask_both(self, text: str) -> None:
         """Sends a question in the arena; returns when both have answered."""
-        self.begin(text)
+        self.page.fill("#question", text)
+        self.page.keyboard.press("Enter")
         self.page.wait_for_selector(".votes")
 
     def wait(self) -> None:

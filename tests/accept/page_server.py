@@ -68,6 +68,7 @@ WILD = (
     "Harganya Rp10.000, atau $5 dan $6.\n"
 )
 HOSTED = "openai:gpt-4.1"
+OTHERS = ("o1", "o3", "gpt-4o", "gpt-5")
 LONG = 500
 """Messages of the long conversation; about 400 tokens each."""
 SIZES = {
@@ -176,7 +177,7 @@ def main() -> None:
             source(folder, "tulip-1b", ANSWER, 0.02),
             source(folder, "rose-8b", ANSWER[:200], 0.005),
             source(folder, "oak-405b", ANSWER, 0.2),
-            *Library().sources(["bobot", HOSTED]),
+            *Library().sources(["bobot", HOSTED, *(f"openai:{name}" for name in OTHERS)]),
         ]
         models, limits = Models(sources, 1 << 40), Settings(needs_key=needs_key)
         keys = KeyStore.open(folder / "server.db", ["a key for tests"] if needs_key else [])

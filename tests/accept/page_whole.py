@@ -4,8 +4,11 @@ theme, a server that dies, and one that asks for a key.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 from page_reader import Checks, Reader, free_port, served
 from playwright.sync_api import Browser
@@ -174,4 +177,14 @@ def keyed(browser: Browser, python: str, checks: Checks) -> None:
             reader.context.close()
 
 
-SERVERS = [killing, keyed]
+def offline(browser: Browser, python: str, checks: Checks) -> None:
+    """page_offline.py, whose own Chromium cannot reach anything either."""
+    script = str(Path(__file__).with_name("page_offline.py"))
+    command = [sys.executable, script, str(checks.folder), "--python", python]
+    command += ["--chromium", checks.chromium]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, end="")
+    checks.check("offline", done.returncode == 0, done.stderr[-500:])
+
+
+SERVERS = [killing, keyed, offline]

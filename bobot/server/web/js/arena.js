@@ -74,7 +74,7 @@ export function Arena() {
   });
   const mayVote = pair && !verdict && !isBusy && sides.every((side) => side.turns.length > 0);
   return html`
-    <main class="arena">
+    <main id="main" class="arena" tabindex="-1">
       <header class="bar">
         <button class="plain only-phone" aria-label=${t("conversations")}
           onClick=${() => set({ isSidebarOpen: true })}><${Icon} name="menu" /></button>

@@ -17,7 +17,7 @@ const NEAR = 80; // pixels from the end within which the page keeps to the end
 export function Chat() {
   const isPanelOpen = useStore((s) => s.isPanelOpen);
   return html`
-    <main class="chat">
+    <main id="main" class="chat" tabindex="-1">
       <${Title} />
       <${Head} />
       <${Talk} />
@@ -80,8 +80,7 @@ function Talk() {
   useEffect(() => {
     if (target === null) return;
     keeps.current = false;
-    goTo(box.current, target);
-    set({ target: null });
+    goTo(box.current, target.id);
   }, [target]);
   return html`
     <div class="talk" ref=${box} tabindex="0" role="region" aria-label=${t("messages")}>

@@ -78,6 +78,7 @@ export function newChat() {
   set({
     view: "chat",
     tree: { ...EMPTY },
+    target: null,
     liveId: null,
     failure: null,
     isSidebarOpen: false,
@@ -95,8 +96,8 @@ export async function openChat(id, message = null) {
   const { messages, running, ...conversation } = found;
   const tree = treeOf(messages);
   if (message !== null && tree.byId.has(message)) conversation.head = leafOf(tree, message);
-  set({ view: "chat", conversation, tree, liveId: null, failure: null, isSidebarOpen: false });
-  set({ target: tree.byId.has(message) ? message : null });
+  const target = tree.byId.has(message) ? { id: message } : null;
+  set({ view: "chat", conversation, tree, target, liveId: null, failure: null, isSidebarOpen: false });
   location.hash = `c/${id}`;
   if (running.length) follow(id, running[running.length - 1]);
   return conversation;

@@ -18,7 +18,9 @@ export function Composer() {
     area.current.style.height = "auto";
     area.current.style.height = `${Math.min(area.current.scrollHeight, 320)}px`;
   }, [text]);
-  useEffect(() => area.current.focus(), [id]);
+  useEffect(() => {
+    if (state.target === null) area.current.focus();
+  }, [id]);
   const maySend = (text.trim() || files.length > 0) && !isLive;
   const send = async (event) => {
     event?.preventDefault();

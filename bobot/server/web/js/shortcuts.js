@@ -30,7 +30,7 @@ const mayStop = () => state.liveId !== null && !document.querySelector("dialog[o
 
 function toSearch() {
   set({ isSidebarOpen: true });
-  focus("search");
+  setTimeout(() => focus("search")); // on a phone it can only take it once it is shown
 }
 
 function toModels() {

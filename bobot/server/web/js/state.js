@@ -21,7 +21,7 @@ export const state = {
   needsKey: false,
   language: "en",
   theme: "system",
-  target: null, // the message to scroll to
+  target: null, // {id} of the message to scroll to
   liveId: null, // the answer under way in the open conversation
 };
 
