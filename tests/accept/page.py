@@ -71,7 +71,7 @@ def read(browser: Browser, python: str, checks: Checks, only: list[str] | None) 
         address = f"http://127.0.0.1:{port}"
         with served(python, folder, port):
             if is_wanted(page_whole.long):
-                page_whole.long(Reader(browser, address, checks))
+                page_whole.long(browser, Reader(browser, address, checks))
             for language, theme, size in READERS:
                 reader = Reader(browser, address, checks, language=language, theme=theme, size=size)
                 for step in filter(is_wanted, STEPS):

@@ -273,6 +273,7 @@ def keys_alone(reader: Reader) -> None:
     reader.wait()
     reader.check("Tab reaches another answer", page.locator(".turner").count() == 1, seen)
     page.keyboard.press("Control+k")
+    reader.until("document.activeElement.id === 'search'")
     page.keyboard.type("keys alone")
     page.locator(".row.hit").first.wait_for()
     page.keyboard.press("Tab")
@@ -292,6 +293,7 @@ def keys_alone(reader: Reader) -> None:
         "/ leads to the question", page.evaluate("document.activeElement.id") == "question"
     )
     page.keyboard.press("Control+k")
+    reader.until("document.activeElement.id === 'search'")
     page.keyboard.press("Control+a")
     page.keyboard.press("Delete")
     reader.until("!document.querySelector('.row.hit')")

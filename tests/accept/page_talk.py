@@ -19,8 +19,7 @@ def answering(reader: Reader) -> None:
     lengths, meters = [], set()
     while page.locator("button.round:not(.primary)").count():
         lengths.append(len(page.locator(".lines").inner_text()))
-        if page.locator(".meter").count():
-            meters.add(page.locator(".meter").inner_text(timeout=1000))
+        meters |= set(page.locator(".meter").all_inner_texts())
         page.wait_for_timeout(60)
     reader.check("an answer comes bit by bit", len(set(lengths)) > 4, len(set(lengths)))
     speed = reader.word("speed", n="N").replace("N", r"[\d.,]+")
@@ -109,6 +108,10 @@ def probabilities(reader: Reader) -> None:
     assert near and far
     gap = min(abs(far["y"] - near["y"] - near["height"]), abs(near["y"] - far["y"] - far["height"]))
     reader.check("they stand beside the token", gap < 30, gap)
+    clip = page.locator(".message:has(.alternatives)").evaluate(
+        "(found) => getComputedStyle(found).contentVisibility"
+    )
+    reader.check("no message clips them", clip == "visible", clip)
     reader.look("tokens")
     token.focus()
     page.keyboard.press("ArrowRight")

@@ -4,6 +4,7 @@ theme, a server that dies, and one that asks for a key.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -14,30 +15,31 @@ from page_reader import Checks, Reader, free_port, served
 from playwright.sync_api import Browser
 
 MAX_TASK_MS = 200
-"""The longest task while a long conversation is opened and scrolled."""
+"""What the longest task may take of the processor while a long conversation is opened and scrolled;
+above it a press of a key is felt to be late. Other programs on the machine make a task last longer
+by the clock, but not work more."""
 NUM_FAR = 60
 
 
-def long(reader: Reader) -> None:
+def long(browser: Browser, reader: Reader) -> None:
     """500 messages: how long opening takes, the longest task while scrolling, what is drawn."""
     page = reader.page
-    page.evaluate(
-        "window.tasks = []; new PerformanceObserver((list) => tasks.push(...list.getEntries()"
-        ".map((one) => one.duration))).observe({type: 'longtask'})"
-    )
     page.evaluate(
         "window.frames_ = []; let last = performance.now(); (function frame() {"
         " const now = performance.now(); frames_.push(now - last); last = now;"
         " requestAnimationFrame(frame); })()"
     )
+    browser.start_tracing(page=page)
     begin = time.monotonic()
     page.get_by_role("link", name="A long conversation").click()
     page.wait_for_selector("[data-id='500'] .block")
     opened = time.monotonic() - begin
-    opening = page.evaluate("tasks.splice(0)")
-    reader.check("it opens at once", max(opening, default=0) < 2 * MAX_TASK_MS, opening)
+    reader.until("document.querySelectorAll('.message').length === 500")
+    page.wait_for_timeout(500)
+    opening = _tasks(browser.stop_tracing())
     drawn = page.locator(".message:has(.block)").count()
     reader.check("far messages are not drawn", drawn < NUM_FAR, f"{drawn} of 250 answers")
+    browser.start_tracing(page=page)
     page.evaluate("frames_.splice(0)")
     for step in range(60):
         page.mouse.move(700, 400)
@@ -45,19 +47,38 @@ def long(reader: Reader) -> None:
         page.wait_for_timeout(30)
     page.evaluate("document.querySelector('.talk').scrollTop = 0")
     page.wait_for_selector("[data-id='2'] .block")
-    tasks, frames = page.evaluate("[tasks.splice(0), frames_.splice(0)]")
+    frames = sorted(page.evaluate("frames_.splice(0)"))
+    scrolling = _tasks(browser.stop_tracing())
     letters = page.evaluate("document.querySelector('.lines').textContent.length")
-    longest, frame = max(tasks, default=0), max(frames)
-    frames.sort()
+    print(f"     {letters} letters, the end seen after {opened:.2f} s")
+    for name, tasks in (("opening", opening), ("scrolling", scrolling)):
+        cpu, wall = max(tasks), max(task[1] for task in tasks)
+        detail = f"longest task {cpu[0]:.0f} ms of the processor, {wall:.0f} ms by the clock"
+        reader.check(f"{name} 500 messages never freezes", cpu[0] < MAX_TASK_MS, detail)
     print(
-        f"     {letters} letters; opened in {opened:.2f} s; longest task while scrolling"
-        f" {longest:.0f} ms, longest frame {frame:.0f} ms, 99 of 100 frames below"
-        f" {frames[len(frames) * 99 // 100]:.0f} ms"
+        f"     frames while scrolling: median {frames[len(frames) // 2]:.0f} ms,"
+        f" 99 of 100 below {frames[len(frames) * 99 // 100]:.0f} ms, longest {frames[-1]:.0f} ms"
     )
-    reader.check("a long conversation scrolls", longest < MAX_TASK_MS, sorted(tasks)[-5:])
     same = page.evaluate(BLOCKS)
     reader.check("blocks while it comes are those of the whole", same == [], same)
     reader.close()
+
+
+def _tasks(trace: bytes) -> list[tuple[float, float]]:
+    """Milliseconds of the processor and of the clock, of each task of the page's main thread."""
+    events = json.loads(trace)["traceEvents"]
+    named = {
+        (one["pid"], one["tid"]): one["args"]["name"]
+        for one in events
+        if one["name"] == "thread_name"
+    }
+    return [
+        (one.get("tdur", one["dur"]) / 1000, one["dur"] / 1000)
+        for one in events
+        if one["name"] == "RunTask"
+        and one.get("ph") == "X"
+        and named.get((one["pid"], one["tid"])) == "CrRendererMain"
+    ]
 
 
 BLOCKS = """async () => {
@@ -168,7 +189,8 @@ def keyed(browser: Browser, python: str, checks: Checks) -> None:
             page.fill("dialog input", "wrong")
             page.keyboard.press("Enter")
             page.wait_for_timeout(500)
-            reader.check("a wrong key is asked for again", page.locator("dialog").count() == 1)
+            refused = page.locator("dialog [role=alert]").inner_text()
+            reader.check("a wrong key is told", refused == reader.word("key_refused"), refused)
             page.fill("dialog input", "a key for tests")
             page.keyboard.press("Enter")
             reader.until("!document.querySelector('dialog')")

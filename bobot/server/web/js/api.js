@@ -3,6 +3,7 @@ import { remembered, set } from "./state.js";
 import { t } from "./words.js";
 
 const ROOT = "/app/api";
+export const NEEDS_KEY = 401;
 export const UNREACHABLE = 0; // the status of an error when there is no answer at all
 
 export class ApiError extends Error {
@@ -21,7 +22,7 @@ async function request(method, path, body, signal) {
   const text = typeof body === "string" || body === undefined ? body : JSON.stringify(body);
   const answer = await reached(fetch(ROOT + path, { method, headers, body: text, signal }));
   if (answer.ok) return answer;
-  if (answer.status === 401) set({ needsKey: true });
+  if (answer.status === NEEDS_KEY) set({ needsKey: true });
   const found = await answer.json().catch(() => null);
   throw new ApiError(answer.status, found?.error);
 }

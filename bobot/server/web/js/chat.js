@@ -6,21 +6,24 @@ import { Pill } from "./models.js";
 import { Panel } from "./panel.js";
 import { change, setPrivate } from "./chats.js";
 import { ask } from "./answers.js";
+import { later } from "./slices.js";
 import { set, state, useStore } from "./state.js";
 import { branchOf, siblingsOf } from "./tree.js";
-import { html, useEffect, useLayoutEffect, useMemo, useRef } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./ui.js";
 import { t } from "./words.js";
 
-const AT_ONCE = 4; // messages at the end that are drawn without waiting
+const AT_ONCE = 2; // messages at the end that are drawn without waiting
+const SHARE = 20; // messages that a long conversation grows by, from its end, when it is opened
 const NEAR = 80; // pixels from the end within which the page keeps to the end
 
 export function Chat() {
   const isPanelOpen = useStore((s) => s.isPanelOpen);
+  const id = useStore((s) => s.conversation.id);
   return html`
     <main id="main" class="chat" tabindex="-1">
       <${Title} />
       <${Head} />
-      <${Talk} />
+      <${Talk} key=${id} />
       <${Composer} />
     </main>
     ${isPanelOpen && html`<${Panel} />`}`;
@@ -75,6 +78,11 @@ function Talk() {
   const failure = useStore((s) => s.failure);
   const target = useStore((s) => s.target);
   const line = useMemo(() => branchOf(tree, head), [tree, head]);
+  const [num, setNum] = useState(SHARE);
+  useEffect(() => {
+    if (num < line.length) later(() => setNum(num + SHARE));
+  }, [num, line.length]);
+  const shown = target === null ? line.slice(-num) : line;
   const box = useRef(null);
   const keeps = useKeepingToTheEnd(box, id, line.length);
   useEffect(() => {
@@ -86,9 +94,9 @@ function Talk() {
     <div class="talk" ref=${box} tabindex="0" role="region" aria-label=${t("messages")}>
       ${line.length === 0 && html`<${Welcome} />`}
       <div class="lines">
-        ${line.map((message, place) => html`
+        ${shown.map((message, place) => html`
           <${Message} key=${message.id} message=${message} isLive=${message.id === liveId}
-            isLast=${place >= line.length - AT_ONCE} siblings=${siblingsOf(tree, message)} />`)}
+            isLast=${place >= shown.length - AT_ONCE} siblings=${siblingsOf(tree, message)} />`)}
         ${failure && html`<${Failure} text=${failure} last=${line.at(-1)} />`}
       </div>
     </div>`;

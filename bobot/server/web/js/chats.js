@@ -7,11 +7,11 @@ import { leafOf, treeOf } from "./tree.js";
 import { t } from "./words.js";
 
 const RETRY = 1500; // milliseconds
-const { UNREACHABLE } = api;
+const { NEEDS_KEY, UNREACHABLE } = api;
 const EMPTY = { messages: [], byId: new Map(), children: new Map() };
 
 export function fail(error) {
-  if (error.name === "AbortError") return;
+  if (error.name === "AbortError" || error.status === NEEDS_KEY) return; // a dialog asks for it
   set({ failure: error.message });
   if (error.status === UNREACHABLE) waitForServer();
 }

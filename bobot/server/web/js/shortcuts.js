@@ -30,7 +30,9 @@ const mayStop = () => state.liveId !== null && !document.querySelector("dialog[o
 
 function toSearch() {
   set({ isSidebarOpen: true });
-  setTimeout(() => focus("search")); // on a phone it can only take it once it is shown
+  focus("search");
+  if (document.activeElement?.id === "search") return;
+  setTimeout(() => focus("search")); // on a phone it must be shown before
 }
 
 function toModels() {

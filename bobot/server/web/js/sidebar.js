@@ -18,8 +18,9 @@ export function Sidebar() {
     clearTimeout(waiting.current);
     waiting.current = setTimeout(() => search(value), 120);
   };
+  const keys = (event) => event.key === "Escape" && set({ isSidebarOpen: false });
   return html`
-    <nav class="sidebar" aria-label=${t("conversations")}>
+    <nav class="sidebar" aria-label=${t("conversations")} onKeyDown=${keys}>
       <div class="brand"><span class="mark" aria-hidden="true"></span><strong>bobot</strong>
         <button class="plain only-phone" aria-label=${t("close")}
           onClick=${() => set({ isSidebarOpen: false })}><${Icon} name="close" /></button></div>
