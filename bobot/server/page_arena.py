@@ -72,7 +72,9 @@ class ArenaRoutes:
         return openai_stream(self._answers(call, pair, body.content))
 
     async def vote(self, call: Call) -> Reply:
-        """Keeps the vote and says who was who. A pair can be voted on once."""
+        """Keeps the vote; says who was who, and what the last answers took. A pair can be voted on
+        once.
+        """
         body = decode(call.body, PairVote)
         pair = self._pair(call)
         if pair.is_busy or not all(side.turns for side in pair.sides):
@@ -80,7 +82,8 @@ class ArenaRoutes:
         del self._pairs[call.params["id"]]
         conversation = await asyncio.to_thread(_keep, self._store, pair, body)
         names = [side.model for side in pair.sides]
-        return Reply({"models": names, "conversation": conversation})
+        usage = [side.turns[-1]["usage"] for side in pair.sides]
+        return Reply({"models": names, "conversation": conversation, "usage": usage})
 
     async def ratings(self, call: Call) -> Reply:
         blind_only = call.query.get("blind_only") == "true"

@@ -30,10 +30,12 @@ class ModelRoutes:
         return Reply({"models": found, "default": self._models.default_name})
 
     async def fit(self, call: Call) -> Reply:
-        """{verdict, tokens_per_s, memory_bytes}; 404 for a model that is not served."""
+        """{verdict, tokens_per_s, memory_bytes}, or without a verdict the reason, where it is known;
+        404 for a model that is not served.
+        """
         listed = self._models.describe(call.params["name"])
         if listed.facts.path is None:
-            return Reply({"verdict": None, "reason": "no files on this machine"})
+            return Reply({"verdict": None})
         if listed.name not in self._fits:
             async with self._turn:
                 if listed.name not in self._fits:

@@ -314,6 +314,7 @@ def test_a_blind_pair_tells_no_names_until_the_vote(page: Callable[..., Talk]) -
     said = ["".join(e["text"] for e in texts[0] if e["side"] == i and "text" in e) for i in (0, 1)]
     found = talk.ask(f"{API}/arena/{pair['id']}/vote", vote).json()
     words = {"rose": "of rose", "tulip": "Hello there"}
+    assert [usage["completion_tokens"] for usage in found["usage"]] == [2, 2]
     assert said == [words[name] for name in found["models"]]
     assert [len(model.requests[1].messages) for model in models] == [3, 3]
     store = talk.chats.kept  # type: ignore[attr-defined]

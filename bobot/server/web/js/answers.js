@@ -13,9 +13,10 @@ const isOpen = (id) => state.conversation?.id === id;
 
 const modelOf = (name) => state.models.find((model) => model.name === name);
 
-// content null: another answer to the question `parent`.
+// content null: another answer to the question `parent`. Says whether the question was taken.
 export async function ask({ content = null, attachments = [], parent }) {
   set({ failure: null });
+  let isAsked = false;
   try {
     const conversation = await stored();
     const isHosted = modelOf(conversation.model)?.is_hosted ?? false;
@@ -24,10 +25,11 @@ export async function ask({ content = null, attachments = [], parent }) {
       shows_tokens: state.showsTokens && !isHosted,
     };
     const path = `/conversations/${conversation.id}/answers`;
-    await read(conversation.id, "POST", path, body, null);
+    await read(conversation.id, "POST", path, body, null, () => { isAsked = true; });
   } catch (error) {
     fail(error);
   }
+  return isAsked;
 }
 
 export const regenerate = (answer) => ask({ parent: answer.parent });
@@ -46,7 +48,7 @@ export async function follow(id, message) {
   }
 }
 
-async function read(id, method, path, body, message) {
+async function read(id, method, path, body, message, told = () => {}) {
   let entry = null;
   let answer = message;
   const begin = (identity) => {
@@ -54,18 +56,33 @@ async function read(id, method, path, body, message) {
     entry = live.begin(identity);
     set({ liveId: identity });
     announce(t("answering"));
+    told();
   };
   if (message !== null) begin(message);
-  await api.stream(method, path, body, (event) => {
-    if (event.type === "asked") begin(asked(id, event));
-    else if (event.type === "done") done(id, event.message);
-    else if (event.type === "dropped") dropped(id, answer);
-    else if (event.type === "error") set({ failure: event.error.message });
-    else if (entry) live.take(entry, event);
-  });
-  live.end(answer);
-  if (state.liveId === answer) set({ liveId: null });
+  try {
+    await api.stream(method, path, body, (event) => {
+      if (event.type === "asked") begin(asked(id, event));
+      else if (event.type === "done") done(id, event.message);
+      else if (event.type === "dropped") dropped(id, answer);
+      else if (event.type === "error") set({ failure: event.error.message });
+      else if (entry) live.take(entry, event);
+    });
+  } catch (error) {
+    if (entry) cutOff(id, answer, entry);
+    throw error;
+  } finally {
+    live.end(answer);
+    if (state.liveId === answer) set({ liveId: null });
+  }
   await loadList();
+}
+
+// The server is gone in the middle of an answer: what came stays on the page.
+function cutOff(id, answer, { text, reasoning }) {
+  const message = state.tree.byId.get(answer);
+  if (!isOpen(id) || !message) return;
+  const cut = { ...message, content: text, reasoning, is_partial: true };
+  set({ tree: withMessages(state.tree, [cut]) });
 }
 
 function asked(id, { question, answer }) {

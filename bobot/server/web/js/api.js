@@ -1,7 +1,10 @@
 // The server's routes under /app/api: JSON, and streams of server-sent events.
 import { remembered, set } from "./state.js";
+import { t } from "./words.js";
 
 const ROOT = "/app/api";
+export const NEEDS_KEY = 401;
+export const UNREACHABLE = 0; // the status of an error when there is no answer at all
 
 export class ApiError extends Error {
   constructor(status, error) {
@@ -17,11 +20,21 @@ async function request(method, path, body, signal) {
   if (key) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   const text = typeof body === "string" || body === undefined ? body : JSON.stringify(body);
-  const answer = await fetch(ROOT + path, { method, headers, body: text, signal });
+  const answer = await reached(fetch(ROOT + path, { method, headers, body: text, signal }));
   if (answer.ok) return answer;
-  if (answer.status === 401) set({ needsKey: true });
+  if (answer.status === NEEDS_KEY) set({ needsKey: true });
   const found = await answer.json().catch(() => null);
   throw new ApiError(answer.status, found?.error);
+}
+
+// The browser's own words for a server that is gone help nobody.
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(UNREACHABLE, { message: t("unreachable") });
+  }
 }
 
 export const get = async (path) => (await request("GET", path)).json();
@@ -36,7 +49,7 @@ export async function stream(method, path, body, take, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) return;
     text += value;
     const blocks = text.split("\n\n");

@@ -21,7 +21,7 @@ export function App({ start }) {
   useEffect(listenToKeys, []);
   const name = needsKey ? "key" : dialog?.name;
   return html`
-    <a class="skip" href="#question" onClick=${skip}>${t("to_question")}</a>
+    <a class="skip" href="#main" onClick=${skip}>${t("to_question")}</a>
     <div class=${`frame ${isSidebarOpen ? "with-sidebar" : ""}`}>
       <${Sidebar} />
       ${isSidebarOpen && html`<div class="veil" onClick=${() => set({ isSidebarOpen: false })} />`}
@@ -37,5 +37,5 @@ export function App({ start }) {
 
 function skip(event) {
   event.preventDefault();
-  document.getElementById("question")?.focus();
+  (document.getElementById("question") ?? document.getElementById("main"))?.focus();
 }

@@ -2,6 +2,7 @@
 import { announce } from "./announce.js";
 import * as api from "./api.js";
 import { guarded, loadList } from "./chats.js";
+import { Facts, Reasoning } from "./facts.js";
 import { Icon } from "./icons.js";
 import { Ratings } from "./ratings.js";
 import { LiveText, Text } from "./text.js";
@@ -11,7 +12,7 @@ import { t } from "./words.js";
 
 const VOTES = ["a", "b", "tie", "both_bad"];
 const LETTERS = ["A", "B"];
-const empty = () => ({ turns: [], now: null, error: null });
+const empty = () => ({ turns: [], now: null, reasoning: "", asked: "", error: null });
 
 export function Arena() {
   const models = useStore((s) => s.models);
@@ -37,6 +38,7 @@ export function Arena() {
     const side = now.current[event.side];
     if (event.type === "error") side.error = event.error.message;
     else if (event.type === "text") side.now += event.text;
+    else if (event.type === "reasoning") side.reasoning += event.text;
     requestAnimationFrame(draw);
   };
   const send = (content) => guarded(async () => {
@@ -47,13 +49,14 @@ export function Arena() {
       const wanted = { models: chosen.map((name) => name || null), is_blind: isBlind };
       const mine = pair ?? (await api.post("/arena", wanted));
       setPair(mine);
-      for (const side of now.current) Object.assign(side, { now: "", asked: content, error: null });
+      for (const side of now.current) Object.assign(side, { now: "", reasoning: "", asked: content, error: null });
       draw();
       announce(t("answering"));
       await api.stream("POST", `/arena/${mine.id}/answers`, { content }, take, leaving.current.signal);
     } finally {
       for (const side of now.current) {
-        if (side.now) side.turns.push({ question: content, answer: side.now });
+        const { now: answer, reasoning } = side;
+        if (answer || reasoning) side.turns.push({ question: content, answer, reasoning });
         side.now = null;
       }
       draw();
@@ -71,12 +74,12 @@ export function Arena() {
   });
   const mayVote = pair && !verdict && !isBusy && sides.every((side) => side.turns.length > 0);
   return html`
-    <main class="arena">
+    <main id="main" class="arena" tabindex="-1">
       <header class="bar">
         <button class="plain only-phone" aria-label=${t("conversations")}
           onClick=${() => set({ isSidebarOpen: true })}><${Icon} name="menu" /></button>
         <h1>${t("arena")}</h1><span class="space"></span>
-        <button onClick=${again} disabled=${isBusy || !pair}>${t("new_pair")}</button>
+        ${pair && !verdict && html`<button onClick=${again} disabled=${isBusy}>${t("new_pair")}</button>`}
       </header>
       <div class="scroll" tabindex="0" role="region" aria-label=${t("arena")}>
         ${!pair && html`<${Setup} models=${models} isBlind=${isBlind} setBlind=${setBlind}
@@ -84,14 +87,12 @@ export function Arena() {
         ${pair && html`<div class="columns">${sides.map((side, place) => html`
           <${Side} key=${place} side=${side} letter=${LETTERS[place]}
             name=${verdict?.models[place] ?? pair.models?.[place]}
-            isWinner=${verdict?.winner === VOTES[place]} />`)}</div>`}
-        ${mayVote && html`<${Vote} vote=${vote} />`}
-        ${verdict && html`<p class="verdict" role="status">
-          ${t("was_who", { a: verdict.models[0], b: verdict.models[1] })}
-          <a href=${`#c/${verdict.conversation}`}>${t("open_conversation")}</a></p>`}
+            isWinner=${verdict?.winner === VOTES[place]} usage=${verdict?.usage[place]} />`)}</div>`}
         <${Failed} />
         <${Ratings} numVotes=${numVotes} />
       </div>
+      ${mayVote && html`<${Vote} vote=${vote} />`}
+      ${verdict && html`<${Verdict} verdict=${verdict} again=${again} />`}
       ${!verdict && html`<${Ask} send=${send} isBusy=${isBusy} stop=${() => leaving.current?.abort()} />`}
     </main>`;
 }
@@ -101,34 +102,48 @@ function Failed() {
   return failure && html`<div class="failure" role="alert"><p>${failure}</p></div>`;
 }
 
+const Verdict = ({ verdict, again }) => html`
+  <div class="votes" role="status">
+    <p>${t("was_who", { a: verdict.models[0], b: verdict.models[1] })}</p>
+    <button class="primary" onClick=${again}>${t("new_pair")}</button>
+    <a class="button" href=${`#c/${verdict.conversation}`}>${t("open_conversation")}</a></div>`;
+
 function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
   const pick = (place) => (event) =>
     setChosen(chosen.map((name, i) => (i === place ? event.target.value : name)));
   return html`<div class="setup">
-    <p>${t("arena_hint")}</p>
-    <label class="check"><input type="checkbox" checked=${isBlind}
-      onChange=${(event) => setBlind(event.target.checked)} />${t("blind_hint")}</label>
+    <h2>${t("arena_title")}</h2>
+    <p class="hint">${t("arena_hint")}</p>
+    ${models.length === 1 && html`<p class="note">${t("arena_needs_two")}</p>`}
     <div class="grid">${LETTERS.map((letter, place) => html`
       <label key=${letter}>${t("model_letter", { letter })}
         <select value=${chosen[place]} onChange=${pick(place)}>
           <option value="">${t("any_model")}</option>
-          ${models.map((model) => html`<option value=${model.name}>${model.name}</option>`)}
+          ${models.map((model) => html`
+            <option value=${model.name} disabled=${model.name === chosen[1 - place]}>
+              ${model.is_hosted ? `${model.name} · ${t("hosted")}` : model.name}</option>`)}
         </select></label>`)}</div>
+    <label class="check"><input type="checkbox" checked=${isBlind}
+      onChange=${(event) => setBlind(event.target.checked)} />${t("blind_hint")}</label>
   </div>`;
 }
 
-function Side({ side, letter, name, isWinner }) {
+function Side({ side, letter, name, isWinner, usage }) {
   return html`
     <section class=${`side ${isWinner ? "winner" : ""}`} aria-label=${name ?? letter}>
-      <h2><span class="letter">${letter}</span>${name ?? t("hidden")}</h2>
+      <h2><span class="letter">${letter}</span>${name ?? t("hidden")}
+        ${isWinner && html`<${Icon} name="check" />`}</h2>
       ${side.turns.map((turn, place) => html`
         <p key=${`q${place}`} class="asked">${turn.question}</p>
+        ${turn.reasoning && html`<${Reasoning} text=${turn.reasoning} />`}
         <${Text} key=${place} text=${turn.answer} />`)}
       ${side.now !== null && html`<p class="asked">${side.asked}</p>
+        ${side.reasoning && html`<${Reasoning} text=${side.reasoning} isOpen=${!side.now} />`}
         ${side.now ? html`<${LiveText} text=${side.now} />`
-          : !side.error && html`<p class="waiting"><span class="dots" aria-hidden="true"></span>
+          : !side.error && !side.reasoning && html`<p class="waiting"><span class="dots" aria-hidden="true"></span>
             ${t("waiting")}</p>`}`}
       ${side.error && html`<p class="failure">${side.error}</p>`}
+      <${Facts} usage=${usage} />
     </section>`;
 }
 

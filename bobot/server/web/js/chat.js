@@ -4,22 +4,26 @@ import { Icon } from "./icons.js";
 import { Message } from "./message.js";
 import { Pill } from "./models.js";
 import { Panel } from "./panel.js";
-import { change } from "./chats.js";
+import { change, setPrivate } from "./chats.js";
 import { ask } from "./answers.js";
+import { later } from "./slices.js";
 import { set, state, useStore } from "./state.js";
 import { branchOf, siblingsOf } from "./tree.js";
-import { html, useEffect, useLayoutEffect, useMemo, useRef } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./ui.js";
 import { t } from "./words.js";
 
+const AT_ONCE = 2; // messages at the end that are drawn without waiting
+const SHARE = 20; // messages that a long conversation grows by, from its end, when it is opened
 const NEAR = 80; // pixels from the end within which the page keeps to the end
 
 export function Chat() {
   const isPanelOpen = useStore((s) => s.isPanelOpen);
+  const id = useStore((s) => s.conversation.id);
   return html`
-    <main class="chat">
+    <main id="main" class="chat" tabindex="-1">
       <${Title} />
       <${Head} />
-      <${Talk} />
+      <${Talk} key=${id} />
       <${Composer} />
     </main>
     ${isPanelOpen && html`<${Panel} />`}`;
@@ -51,8 +55,12 @@ function Head() {
         <span class="name">${conversation.model ?? t("no_model")}</span>
         <${Pill} model=${model} /><${Icon} name="down" /></button>
       <span class="space"></span>
-      ${conversation.is_private && html`<span class="tag"><${Icon} name="lock" />${t("private")}</span>`}
       ${!conversation.is_kept && html`<span class="tag">${t("not_kept")}</span>`}
+      <button class="plain private" aria-pressed=${conversation.is_private}
+        aria-label=${t("private")} title=${t("private_hint")}
+        onClick=${() => setPrivate(!conversation.is_private)}>
+        <${Icon} name=${conversation.is_private ? "lock" : "unlock"} />
+        ${conversation.is_private && html`<span class="not-phone">${t("private")}</span>`}</button>
       <button class="plain" aria-pressed=${showsTokens} aria-label=${t("probabilities")}
         title=${t("probabilities")} onClick=${() => set({ showsTokens: !showsTokens })}>
         <${Icon} name="chart" /></button>
@@ -68,19 +76,40 @@ function Talk() {
   const head = useStore((s) => s.conversation.head);
   const liveId = useStore((s) => s.liveId);
   const failure = useStore((s) => s.failure);
+  const target = useStore((s) => s.target);
   const line = useMemo(() => branchOf(tree, head), [tree, head]);
+  const [num, setNum] = useState(SHARE);
+  useEffect(() => {
+    if (num < line.length) later(() => setNum(num + SHARE));
+  }, [num, line.length]);
+  const shown = target === null ? line.slice(-num) : line;
   const box = useRef(null);
-  useKeepingToTheEnd(box, id, line.length);
+  const keeps = useKeepingToTheEnd(box, id, line.length);
+  useEffect(() => {
+    if (target === null) return;
+    keeps.current = false;
+    goTo(box.current, target.id);
+  }, [target]);
   return html`
     <div class="talk" ref=${box} tabindex="0" role="region" aria-label=${t("messages")}>
       ${line.length === 0 && html`<${Welcome} />`}
       <div class="lines">
-        ${line.map((message) => html`
+        ${shown.map((message, place) => html`
           <${Message} key=${message.id} message=${message} isLive=${message.id === liveId}
-            siblings=${siblingsOf(tree, message)} />`)}
+            isLast=${place >= shown.length - AT_ONCE} siblings=${siblingsOf(tree, message)} />`)}
         ${failure && html`<${Failure} text=${failure} last=${line.at(-1)} />`}
       </div>
     </div>`;
+}
+
+// To a message that was searched for. What lies between is only guessed at until it is drawn, so
+// the place is looked for again once the first try has drawn what is there.
+function goTo(box, id) {
+  const element = box.querySelector(`[data-id="${id}"]`);
+  element?.focus({ preventScroll: true });
+  for (const wait of [0, 100, 400]) {
+    setTimeout(() => element?.scrollIntoView({ block: "start" }), wait);
+  }
 }
 
 function Failure({ text, last }) {
@@ -135,4 +164,5 @@ function useKeepingToTheEnd(box, id, length) {
     keeps.current = true;
     box.current.scrollTop = box.current.scrollHeight;
   }, [id, length]);
+  return keeps;
 }

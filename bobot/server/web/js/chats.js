@@ -1,14 +1,45 @@
 // What the reader does with conversations as a whole: list, search, open, change, remove.
+import { announce } from "./announce.js";
 import * as api from "./api.js";
 import { follow } from "./answers.js";
 import { remember, remembered, set, state } from "./state.js";
 import { leafOf, treeOf } from "./tree.js";
 import { t } from "./words.js";
 
+const RETRY = 1500; // milliseconds
+const { NEEDS_KEY, UNREACHABLE } = api;
 const EMPTY = { messages: [], byId: new Map(), children: new Map() };
 
 export function fail(error) {
-  if (error.name !== "AbortError") set({ failure: error.message });
+  if (error.name === "AbortError" || error.status === NEEDS_KEY) return; // a dialog asks for it
+  set({ failure: error.message });
+  if (error.status === UNREACHABLE) waitForServer();
+}
+
+let isWaiting = false;
+
+// Until the server answers again; then the page shows what is stored there.
+async function waitForServer() {
+  if (isWaiting) return;
+  isWaiting = true;
+  try {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY));
+      try {
+        await loadList();
+        set({ failure: null });
+        if (state.view === "chat" && state.conversation?.id) await openChat(state.conversation.id);
+        announce(t("is_back"));
+        return;
+      } catch (error) {
+        if (error.status !== UNREACHABLE) throw error;
+      }
+    }
+  } catch (error) {
+    set({ failure: error.message });
+  } finally {
+    isWaiting = false;
+  }
 }
 
 export async function guarded(work) {
@@ -47,6 +78,7 @@ export function newChat() {
   set({
     view: "chat",
     tree: { ...EMPTY },
+    target: null,
     liveId: null,
     failure: null,
     isSidebarOpen: false,
@@ -64,7 +96,8 @@ export async function openChat(id, message = null) {
   const { messages, running, ...conversation } = found;
   const tree = treeOf(messages);
   if (message !== null && tree.byId.has(message)) conversation.head = leafOf(tree, message);
-  set({ view: "chat", conversation, tree, liveId: null, failure: null, isSidebarOpen: false });
+  const target = tree.byId.has(message) ? { id: message } : null;
+  set({ view: "chat", conversation, tree, target, liveId: null, failure: null, isSidebarOpen: false });
   location.hash = `c/${id}`;
   if (running.length) follow(id, running[running.length - 1]);
   return conversation;
@@ -94,6 +127,17 @@ export function change(fields) {
     await api.patch(`/conversations/${conversation.id}`, told);
     if ("title" in fields) await loadList();
   });
+}
+
+// A private conversation is answered by models of this machine only.
+export function setPrivate(isPrivate) {
+  const fields = { is_private: isPrivate };
+  const isHosted = (name) => state.models.find((one) => one.name === name)?.is_hosted;
+  const local = isHosted(state.defaultModel)
+    ? state.models.find((one) => !one.is_hosted)?.name : state.defaultModel;
+  if (isPrivate && local && isHosted(state.conversation.model)) fields.model = local;
+  announce(t(isPrivate ? "is_private" : "not_private"));
+  return change(fields);
 }
 
 export const rename = (id, title) => guarded(async () => {

@@ -18,14 +18,19 @@ export function Composer() {
     area.current.style.height = "auto";
     area.current.style.height = `${Math.min(area.current.scrollHeight, 320)}px`;
   }, [text]);
-  useEffect(() => area.current.focus(), [id]);
+  useEffect(() => {
+    if (state.target === null) area.current.focus();
+  }, [id]);
   const maySend = (text.trim() || files.length > 0) && !isLive;
-  const send = (event) => {
+  const send = async (event) => {
     event?.preventDefault();
     if (!maySend) return;
-    ask({ content: text, attachments: files, parent: state.conversation.head });
     setText("");
     setFiles([]);
+    const isAsked = await ask({ content: text, attachments: files, parent: state.conversation.head });
+    if (isAsked) return;
+    setText((newer) => newer || text); // nothing that was typed is lost
+    setFiles((newer) => (newer.length ? newer : files));
   };
   const keys = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);

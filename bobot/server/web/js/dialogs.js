@@ -2,13 +2,14 @@
 import { bringIn, rename, saveExport } from "./chats.js";
 import { Icon } from "./icons.js";
 import { ModelList } from "./models.js";
-import { remember, set, useStore } from "./state.js";
+import { remember, remembered, set, useStore } from "./state.js";
 import { SHORTCUTS } from "./shortcuts.js";
 import { THEMES, wear } from "./theme.js";
 import { html, useEffect, useRef, useState } from "./ui.js";
 import { LANGUAGES, speak, t } from "./words.js";
 
 const close = () => set({ dialog: null });
+const stay = (event) => event.preventDefault(); // of a dialog that must be answered
 
 // The browser keeps the focus inside and gives it back.
 export function Dialog({ title, children, onClose = close }) {
@@ -23,8 +24,9 @@ export function Dialog({ title, children, onClose = close }) {
     <dialog ref=${element} aria-label=${title} onCancel=${onClose} onClick=${beside}>
       <div class="dialog">
         <header><h2>${title}</h2>
-          <button class="plain" aria-label=${t("close")} onClick=${onClose}>
-            <${Icon} name="close" /></button></header>
+          ${onClose !== stay && html`
+            <button class="plain" aria-label=${t("close")} onClick=${onClose}>
+              <${Icon} name="close" /></button>`}</header>
         ${children}
       </div>
     </dialog>`;
@@ -87,7 +89,7 @@ export function RenameDialog({ conversation }) {
   };
   return html`<${Dialog} title=${t("rename")}>
     <form class="fields" onSubmit=${submit}>
-      <label>${t("title")}<input value=${title} maxlength="200"
+      <label>${t("title")}<input autofocus value=${title} maxlength="200"
         onInput=${(event) => setTitle(event.target.value)} /></label>
       <button class="primary">${t("save")}</button>
     </form></${Dialog}>`;
@@ -95,16 +97,18 @@ export function RenameDialog({ conversation }) {
 
 export function KeyDialog({ start }) {
   const [key, setKey] = useState("");
+  const [wasRefused] = useState(() => remembered("key", "") !== "");
   const submit = (event) => {
     event.preventDefault();
     remember("key", key.trim());
     set({ needsKey: false, failure: null });
     start();
   };
-  return html`<${Dialog} title=${t("key_title")} onClose=${() => {}}>
+  return html`<${Dialog} title=${t("key_title")} onClose=${stay}>
     <form class="fields" onSubmit=${submit}>
-      <label>${t("key")}<input type="password" autocomplete="current-password" value=${key}
+      <label>${t("key")}<input type="password" autofocus required autocomplete="current-password" value=${key}
         onInput=${(event) => setKey(event.target.value)} /></label>
+      ${wasRefused && html`<p class="refused" role="alert">${t("key_refused")}</p>`}
       <p class="hint">${t("key_hint")}</p>
       <button class="primary">${t("go")}</button>
     </form></${Dialog}>`;

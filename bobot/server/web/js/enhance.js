@@ -1,7 +1,10 @@
 // What is added to a finished block: colours of code, set formulas. The libraries are loaded when
 // the first block needs them.
 import { clean } from "./markdown.js";
+import { later } from "./slices.js";
+import { t } from "./words.js";
 
+const MAX_FORMULA = 50; // letters; a longer one may be wider than the page
 const MAX_CODE = 60000; // letters; longer code stays plain
 
 let highlighter = null;
@@ -22,19 +25,20 @@ export async function enhance(element) {
     .filter((code) => code.dataset.lang && code.textContent.length < MAX_CODE);
   if (codes.length) {
     const hljs = await colours();
-    for (const code of codes) {
-      if (!hljs.getLanguage(code.dataset.lang)) continue;
-      const found = hljs.highlight(code.textContent, {
-        language: code.dataset.lang, ignoreIllegals: true,
-      });
-      code.innerHTML = clean(found.value);
-    }
+    for (const code of codes) later(() => colour(hljs, code));
   }
   const places = [...element.querySelectorAll(".maths")];
   if (places.length) {
     const library = await temml();
-    for (const place of places) setFormula(library, place);
+    for (const place of places) later(() => setFormula(library, place));
   }
+}
+
+function colour(hljs, code) {
+  const language = code.dataset.lang;
+  if (!hljs.getLanguage(language)) return;
+  const found = hljs.highlight(code.textContent, { language, ignoreIllegals: true });
+  code.innerHTML = clean(found.value);
 }
 
 function setFormula(library, place) {
@@ -45,7 +49,16 @@ function setFormula(library, place) {
     const plain = found.replace(/ style="[^"]*"/g, "");
     place.innerHTML = clean(plain, { USE_PROFILES: { mathMl: true }, FORBID_ATTR: ["style"] });
     place.classList.add("set");
+    if (isBlock && place.dataset.tex.length > MAX_FORMULA) makeScrollable(place);
   } catch {
     place.classList.add("unset"); // no TeX: it stays as it was written
   }
+}
+
+// With the keys, too.
+function makeScrollable(place) {
+  if (place.scrollWidth <= place.clientWidth) return;
+  place.tabIndex = 0;
+  place.setAttribute("role", "group");
+  place.setAttribute("aria-label", t("formula"));
 }

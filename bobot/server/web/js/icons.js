@@ -19,6 +19,7 @@ const PATHS = {
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   pen: "M4 20h16M5 16 15 6l3 3L8 19H5z",
   lock: "M6 11h12v9H6zM9 11V8a3 3 0 0 1 6 0v3",
+  unlock: "M6 11h12v9H6zM9 11V8a3 3 0 0 1 5.800-1",
   chart: "M5 20V10M12 20V4M19 20v-7",
   arena: "M12 4v16M4 8h5v8H4zM15 8h5v8h-5z",
   help: "M9 9a3 3 0 1 1 4.500 2.600c-1 .6-1.500 1.200-1.500 2.400M12 18v.1",

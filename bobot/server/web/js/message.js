@@ -1,37 +1,61 @@
 // One message: who said it, what, what can be done with it, and the way to its other branches.
+// Out of view it is plain text until the reader comes near: a long conversation costs no more than
+// what is seen, and the browser's own search finds all of it.
 import { announce } from "./announce.js";
 import { edit, regenerate, turn } from "./answers.js";
+import { Facts, Reasoning } from "./facts.js";
 import { Icon } from "./icons.js";
 import * as live from "./live.js";
-import { LazyText, LiveText } from "./text.js";
 import { speedText } from "./models.js";
 import { useStore } from "./state.js";
+import { LiveText, Text, watch } from "./text.js";
 import { Tokens } from "./tokens.js";
 import { Component, html, useEffect, useReducer, useState } from "./ui.js";
 import { number, t } from "./words.js";
 
 export class Message extends Component {
-  shouldComponentUpdate(next) {
-    const old = this.props;
-    return next.message !== old.message || next.isLive !== old.isLive ||
-      next.siblings.length !== old.siblings.length;
+  constructor(props) {
+    super(props);
+    this.state = { isNear: props.isLast || props.isLive };
   }
 
-  render({ message, isLive, siblings }) {
+  componentDidMount() {
+    if (this.state.isNear) return;
+    this.forget = watch(this.element, () => this.setState({ isNear: true }));
+  }
+
+  componentWillUnmount() {
+    this.forget?.();
+  }
+
+  shouldComponentUpdate(next, { isNear }) {
+    const old = this.props;
+    return next.message !== old.message || next.isLive !== old.isLive ||
+      next.siblings.length !== old.siblings.length || isNear !== this.state.isNear;
+  }
+
+  render({ message, isLive, siblings }, { isNear }) {
     const isUser = message.role === "user";
     const who = isUser ? t("you") : message.model ?? t(`role_${message.role}`);
     return html`
       <article class=${`message ${isUser ? "from-user" : "from-model"}`} tabindex="-1"
-        data-id=${message.id} aria-label=${who} aria-busy=${isLive}>
+        data-id=${message.id} aria-label=${who} aria-busy=${isLive}
+        ref=${(element) => { this.element = element; }}>
         ${!isUser && html`<p class="who">${who}</p>`}
-        ${isUser ? html`<${Question} message=${message} />`
+        ${!isNear ? html`<${Far} message=${message} isUser=${isUser} />`
+          : isUser ? html`<${Question} message=${message} />`
           : isLive ? html`<${LiveAnswer} message=${message} />`
           : html`<${Answer} message=${message} />`}
-        ${!isLive && !isUser && html`<${Tools} message=${message} siblings=${siblings} />`}
-        ${isUser && siblings.length > 1 && html`<${Turner} message=${message} siblings=${siblings} />`}
+        ${isNear && !isLive && !isUser && html`<${Tools} message=${message} siblings=${siblings} />`}
+        ${isNear && isUser && siblings.length > 1 && html`
+          <${Turner} message=${message} siblings=${siblings} />`}
       </article>`;
   }
 }
+
+const Far = ({ message, isUser }) => (isUser
+  ? html`<div class="bubble typed">${message.extra.typed ?? message.content}</div>`
+  : html`<div class="prose far">${message.content}</div>`);
 
 function Question({ message }) {
   const typed = message.extra.typed ?? message.content;
@@ -74,7 +98,7 @@ function Answer({ message }) {
   return html`
     ${message.reasoning && html`<${Reasoning} text=${message.reasoning} />`}
     ${showsTokens && message.has_tokens
-      ? html`<${Tokens} message=${message} />` : html`<${LazyText} text=${message.content} />`}
+      ? html`<${Tokens} message=${message} />` : html`<${Text} text=${message.content} />`}
     ${message.is_partial && html`<p class="note">${t("cut_off")}</p>`}
     ${message.finish_reason === "stopped" && html`<p class="note">${t("was_stopped")}</p>`}
     ${message.finish_reason === "length" && html`<p class="note">${t("was_too_long")}</p>`}`;
@@ -102,11 +126,6 @@ function LiveAnswer({ message }) {
       ${speed && ` · ${speedText(speed)}`}</p>`;
 }
 
-function Reasoning({ text, isOpen = false }) {
-  return html`<details class="reasoning" open=${isOpen}>
-    <summary>${t(isOpen ? "thinking" : "thoughts")}</summary><p>${text}</p></details>`;
-}
-
 function Tools({ message, siblings }) {
   return html`<div class="tools">
     <${Turner} message=${message} siblings=${siblings} />
@@ -115,16 +134,6 @@ function Tools({ message, siblings }) {
       onClick=${() => regenerate(message)}><${Icon} name="again" /></button>
     <${Facts} usage=${message.usage} />
   </div>`;
-}
-
-// What the answer took: tokens, speed, and money where a host asks for it.
-function Facts({ usage }) {
-  if (!usage) return null;
-  const { completion_tokens: num, completion_s: seconds, cost_usd: cost } = usage;
-  const found = [t("tokens", { n: number(num) })];
-  if (seconds > 0 && num > 1) found.push(speedText((num - 1) / seconds));
-  if (cost !== null && cost !== undefined) found.push(`$${cost.toFixed(4)}`);
-  return html`<span class="facts">${found.join(" · ")}</span>`;
 }
 
 function Turner({ message, siblings }) {

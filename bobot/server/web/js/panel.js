@@ -1,5 +1,5 @@
 // The settings of one conversation: persona, system prompt, sampling, privacy.
-import { change } from "./chats.js";
+import { change, setPrivate } from "./chats.js";
 import { Icon } from "./icons.js";
 import { set, useStore } from "./state.js";
 import { html } from "./ui.js";
@@ -58,7 +58,7 @@ export function Panel() {
 function Private({ conversation }) {
   return html`<fieldset class="choices column"><legend>${t("privacy")}</legend>
     <label><input type="checkbox" checked=${conversation.is_private}
-      onChange=${(event) => change({ is_private: event.target.checked })} />${t("private_hint")}</label>
+      onChange=${(event) => setPrivate(event.target.checked)} />${t("private_hint")}</label>
     <label><input type="checkbox" checked=${!conversation.is_kept} disabled=${conversation.id !== null}
       onChange=${(event) => change({ is_kept: !event.target.checked })} />${t("not_kept_hint")}</label>
   </fieldset>`;
@@ -77,5 +77,5 @@ function NumberField({ name, limits, settings }) {
   };
   return html`<label><code>${name}</code>
     <input type="number" inputmode="decimal" ...${limits} value=${settings[name] ?? ""}
-      placeholder=${t("own_choice")} onChange=${take} /></label>`;
+      placeholder=${t("automatic")} onChange=${take} /></label>`;
 }

@@ -12,9 +12,9 @@ export function Ratings({ numVotes }) {
     guarded(async () => setRatings((await api.get(path)).ratings));
   }, [numVotes, blindOnly]);
   return html`<section class="ratings" aria-label=${t("ratings")}>
-    <h2>${t("ratings")}</h2>
-    <label class="check"><input type="checkbox" checked=${blindOnly}
-      onChange=${(event) => setBlindOnly(event.target.checked)} />${t("blind_only")}</label>
+    <header><h2>${t("ratings")}</h2>
+      <label class="check"><input type="checkbox" checked=${blindOnly}
+        onChange=${(event) => setBlindOnly(event.target.checked)} />${t("blind_only")}</label></header>
     ${ratings.length === 0 ? html`<p class="hint">${t("no_votes")}</p>` : html`
       <div class="table" tabindex="0" role="group" aria-label=${t("ratings")}><table>
         <thead><tr><th scope="col">${t("place")}</th><th scope="col">${t("model")}</th>

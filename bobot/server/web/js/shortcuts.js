@@ -31,6 +31,8 @@ const mayStop = () => state.liveId !== null && !document.querySelector("dialog[o
 function toSearch() {
   set({ isSidebarOpen: true });
   focus("search");
+  if (document.activeElement?.id === "search") return;
+  setTimeout(() => focus("search")); // on a phone it must be shown before
 }
 
 function toModels() {

@@ -18,8 +18,9 @@ export function Sidebar() {
     clearTimeout(waiting.current);
     waiting.current = setTimeout(() => search(value), 120);
   };
+  const keys = (event) => event.key === "Escape" && set({ isSidebarOpen: false });
   return html`
-    <nav class="sidebar" aria-label=${t("conversations")}>
+    <nav class="sidebar" aria-label=${t("conversations")} onKeyDown=${keys}>
       <div class="brand"><span class="mark" aria-hidden="true"></span><strong>bobot</strong>
         <button class="plain only-phone" aria-label=${t("close")}
           onClick=${() => set({ isSidebarOpen: false })}><${Icon} name="close" /></button></div>
@@ -43,6 +44,7 @@ export function Sidebar() {
 }
 
 function Groups({ conversations }) {
+  if (!conversations.length) return html`<p class="hint empty">${t("no_conversations")}</p>`;
   const now = Date.now() / 1000;
   const groups = [["today", 1], ["this_week", 7], ["this_month", 30], ["older", Infinity]];
   let rest = conversations;
@@ -81,7 +83,7 @@ function Row({ conversation }) {
 }
 
 function Hits({ hits }) {
-  if (!hits.length) return html`<p class="hint">${t("nothing_found")}</p>`;
+  if (!hits.length) return html`<p class="hint empty">${t("nothing_found")}</p>`;
   return html`<ul aria-label=${t("found")}>${hits.map((hit) => html`
     <li class="row hit" key=${hit.id}>
       <a href=${`#c/${hit.id}`} onClick=${(event) => open(event, hit)}>

@@ -21,6 +21,7 @@ export const state = {
   needsKey: false,
   language: "en",
   theme: "system",
+  target: null, // {id} of the message to scroll to
   liveId: null, // the answer under way in the open conversation
 };
 

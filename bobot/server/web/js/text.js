@@ -1,10 +1,10 @@
-// Markdown on the page. A message out of view is plain text until the reader comes near: a long
-// conversation costs no more than what is seen, and the browser's own search finds all of it.
+// Markdown on the page, and who is told when the reader comes near a message.
 import { announce } from "./announce.js";
 import { Blocks, blocksOf } from "./blocks.js";
 import { enhance } from "./enhance.js";
 import { htmlOf } from "./markdown.js";
-import { Component, html, useEffect, useRef, useState } from "./ui.js";
+import { later } from "./slices.js";
+import { Component, html, useRef } from "./ui.js";
 import { t } from "./words.js";
 
 const AHEAD = "1200px"; // above and below what is seen
@@ -49,35 +49,35 @@ export function LiveText({ text }) {
   </div>`;
 }
 
-const nearby = new Map();
+const watched = new Map(); // element -> {tell, isNear}
 const watchers = new WeakMap(); // the box that scrolls -> its watcher
+
+// One that was passed by before its turn came is left as it was.
+function look(entries) {
+  for (const { target, isIntersecting } of entries) {
+    const one = watched.get(target);
+    if (!one) continue;
+    one.isNear = isIntersecting;
+    if (isIntersecting) later(() => watched.get(target)?.isNear && one.tell());
+  }
+}
 
 function watcherOf(box) {
   if (!watchers.has(box)) {
-    const look = (entries) => {
-      for (const entry of entries) if (entry.isIntersecting) nearby.get(entry.target)?.();
-    };
     watchers.set(box, new IntersectionObserver(look, { root: box, rootMargin: `${AHEAD} 0px` }));
   }
   return watchers.get(box);
 }
 
-function watch(element, tell) {
+// Calls tell() once the element is near what is seen; returns how to give that up.
+export function watch(element, tell) {
   const watcher = watcherOf(element.closest(".talk"));
-  nearby.set(element, tell);
+  watched.set(element, { tell, isNear: false });
   watcher.observe(element);
   return () => {
-    nearby.delete(element);
+    watched.delete(element);
     watcher.unobserve(element);
   };
-}
-
-export function LazyText({ text }) {
-  const [isNear, setNear] = useState(false);
-  const element = useRef(null);
-  useEffect(() => (isNear ? undefined : watch(element.current.closest(".message"), () => setNear(true))), [isNear]);
-  if (isNear) return html`<${Text} text=${text} />`;
-  return html`<div class="prose far" ref=${element}>${text}</div>`;
 }
 
 async function act(event) {

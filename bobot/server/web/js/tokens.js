@@ -3,10 +3,11 @@
 import * as api from "./api.js";
 import { guarded } from "./chats.js";
 import { state } from "./state.js";
-import { html, useEffect, useState } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { number, t } from "./words.js";
 
 const STEPS = [0.9, 0.6, 0.3, 0.1];
+const GAP = 6; // pixels between a token and its alternatives
 
 const likely = (logprob) => Math.exp(logprob);
 const percent = (logprob) => `${number(100 * likely(logprob), 1)} %`;
@@ -27,6 +28,10 @@ export function Tokens({ message, tokens = null }) {
   }, [message?.id]);
   if (!list) return html`<p class="waiting">${t("waiting")}</p>`;
   const move = (event) => {
+    if (event.key === "Escape" && at !== null) {
+      event.stopPropagation();
+      setAt(null);
+    }
     const to = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!to || event.altKey) return;
     event.preventDefault();
@@ -37,27 +42,43 @@ export function Tokens({ message, tokens = null }) {
     const place = event.target.dataset?.place;
     if (place !== undefined) setAt(Number(place));
   };
-  return html`
+  const leave = () => setAt(null);
+  return html`<div class="tokens-box">
     <div class="tokens" role="group" aria-label=${t("probabilities")} onMouseOver=${point}
-      onFocusIn=${point} onKeyDown=${move}>
+      onFocusIn=${point} onKeyDown=${move} onMouseLeave=${leave} onFocusOut=${leave}>
       ${list.map(([text, logprob], place) => html`
         <span key=${place} class=${`token p${step(logprob)} ${place === at ? "chosen" : ""}`}
           role="button" data-place=${place} tabindex=${place === (at ?? 0) ? 0 : -1}
+          aria-describedby=${place === at ? "alternatives" : undefined}
           aria-label=${`${shown(text)} ${percent(logprob)}`}>${text}</span>`)}
     </div>
-    ${at !== null && list[at] && html`<${Alternatives} token=${list[at]} />`}
-    <${Legend} />`;
+    ${at !== null && list[at] && html`<${Alternatives} token=${list[at]} place=${at} />`}
+    <${Legend} /></div>`;
 }
 
-function Alternatives({ token: [text, logprob, top] }) {
+// Below the token, or above it where the box ends; never wider than the text.
+function besideToken(element, place) {
+  const box = element.parentElement.getBoundingClientRect();
+  const token = element.parentElement.querySelector(`[data-place="${place}"]`).getClientRects()[0];
+  const { width, height } = element.getBoundingClientRect();
+  const end = element.closest(".talk").getBoundingClientRect().bottom;
+  const isAbove = token.bottom + height + GAP > end;
+  const top = isAbove ? token.top - height - GAP : token.bottom + GAP;
+  element.style.left = `${Math.max(0, Math.min(token.left, box.right - width) - box.left)}px`;
+  element.style.top = `${top - box.top}px`;
+}
+
+function Alternatives({ token: [text, logprob, top], place: at }) {
+  const element = useRef(null);
+  useLayoutEffect(() => besideToken(element.current, at), [at]);
   const rows = top.some(([other]) => other === text) ? top : [[text, logprob], ...top];
-  return html`<table class="alternatives" aria-live="off">
-    <caption>${t("alternatives", { token: shown(text) })}</caption>
-    <tbody>${rows.map(([other, value], place) => html`
+  return html`<div class="alternatives" id="alternatives" role="tooltip" ref=${element}>
+    <p class="hint">${t("alternatives", { token: shown(text) })}</p>
+    <table><tbody>${rows.map(([other, value], place) => html`
       <tr key=${place} class=${other === text ? "chosen" : ""}>
         <th scope="row">${shown(other)}</th><td>${percent(value)}</td>
         <td class="bar-cell"><meter min="0" max="1" value=${likely(value)}
-          aria-label=${percent(value)} /></td></tr>`)}</tbody></table>`;
+          aria-label=${percent(value)} /></td></tr>`)}</tbody></table></div>`;
 }
 
 const Legend = () => html`<p class="legend">${t("likely")}
