@@ -24,6 +24,7 @@ from bobot.engine.scheduler import Scheduler
 from bobot.engine.speculation import Speculation, choose_drafter
 from bobot.engine.stats import EngineStats
 from bobot.errors import RequestError
+from bobot.layers.lora import Adapter
 
 
 class Engine:
@@ -70,16 +71,18 @@ class Engine:
         *,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
+        adapter: Adapter | None = None,
     ) -> int:
         """Queues a request and returns its id. RequestError if it can never run as asked.
 
         `constraint` says what each of the n sequences may hold; `prompt_reader` is given the rows
-        of the prompt that it wants, before the first token.
+        of the prompt that it wants, before the first token; `adapter`, made for this model,
+        changes it for this request.
         """
         params = params or SamplingParams()
         prompt = list(prompt_ids)
         max_len = self.check(prompt, params)
-        return self._queue(prompt, params, max_len, constraint, prompt_reader)
+        return self._queue(prompt, params, max_len, constraint, prompt_reader, adapter)
 
     def check(self, prompt: list[int], params: SamplingParams | None) -> int:
         """Tokens, prompt included, at which a sequence would end; params None: the prompt is only
@@ -91,12 +94,17 @@ class Engine:
         self._check_vocabulary("logit_bias", params.logit_bias)
         return self._check_length(len(prompt), params.max_tokens)
 
-    def read(self, prompt_ids: Iterable[int], prompt_reader: PromptReader) -> int:
+    def read(
+        self,
+        prompt_ids: Iterable[int],
+        prompt_reader: PromptReader,
+        adapter: Adapter | None = None,
+    ) -> int:
         """Queues a request that ends, without a token and with "length", when its reader has what
         it wants of the prompt."""
         prompt = list(prompt_ids)
         max_len = self.check(prompt, None)
-        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader)
+        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader, adapter)
 
     def _queue(
         self,
@@ -105,11 +113,11 @@ class Engine:
         max_len: int,
         constraint: Constraint | None,
         prompt_reader: PromptReader | None,
+        adapter: Adapter | None,
     ) -> int:
         seed = secrets.randbits(63) if params.seed is None else params.seed
-        request = Request(
-            self._next_request_id, prompt, params, seed, max_len, constraint, prompt_reader
-        )
+        number = self._next_request_id
+        request = Request(number, prompt, params, seed, max_len, constraint, prompt_reader, adapter)
         self._next_request_id += 1
         self._requests[request.request_id] = request
         self.scheduler.add(request.sequences[0])

@@ -43,9 +43,7 @@ class ScriptedEngine:
     def is_unfinished(self, request_id: int) -> bool:
         return bool(self.requests[request_id][0])
 
-    def add(
-        self, ids: list[int], params: Any, *, constraint: Any = None, prompt_reader: Any = None
-    ) -> int:
+    def add(self, ids: list[int], params: Any, **options: Any) -> int:
         number = len(self.prompts)
         self.prompts.append(list(ids))
         self.requests[number] = (list(self.answer[: params.max_tokens]), params, [])
@@ -103,5 +101,6 @@ def scripted_model(
     model.engine = ScriptedEngine(ids, tokenizer.eos_ids)  # type: ignore[assignment]
     model.max_model_len = ScriptedEngine.max_model_len
     model.last_stats = None
+    model.adapters, model.adapter = {}, None
     model._outputs = {}
     return model
