@@ -20,6 +20,7 @@ from bobot.engine import Engine, SamplingParams, TokenOutput
 from bobot.engine.constraint import Constraint
 from bobot.engine.prompt_rows import PromptReader
 from bobot.errors import RequestError
+from bobot.layers.lora import Adapter
 
 log = logging.getLogger("bobot.chat")
 
@@ -43,6 +44,7 @@ class Job:
     """None: the prompt is only read."""
     constraint: Constraint | None = None
     prompt_reader: PromptReader | None = None
+    adapter: Adapter | None = None
     is_private: bool = False
     posted_s: float = field(default_factory=time.monotonic)
     request_id: int | None = None
@@ -179,11 +181,12 @@ class EngineLoop:
                     job.params,
                     constraint=job.constraint,
                     prompt_reader=job.prompt_reader,
+                    adapter=job.adapter,
                     is_private=job.is_private,
                 )
             else:
                 assert job.prompt_reader is not None, "a job with neither tokens nor a reader"
-                job.request_id = self.engine.read(job.prompt_ids, job.prompt_reader)
+                job.request_id = self.engine.read(job.prompt_ids, job.prompt_reader, job.adapter)
         except RequestError as error:
             return [(job, error)]
         self._jobs[job.request_id] = self._waiting[job.request_id] = job

@@ -27,10 +27,12 @@ from bobot.engine import Engine, EngineConfig, SamplingParams, TokenOutput
 from bobot.errors import NotFoundError, RequestError, TemplateError, TokenizerError, UsageError
 from bobot.hub import resolve
 from bobot.layers.context import PackedAttention
+from bobot.layers.lora import Adapter, applied
 from bobot.quant.tiles import Activations
 from bobot.text import Detokenizer, Tokenizer, load_tokenizer
 from bobot.text.answer_parser import answer_parser
 from bobot.text.parts import PartDelta
+from bobot.weights.adapters import load_adapter, open_adapter
 from bobot.weights.load import LoadReport, Progress, load_model
 from bobot.weights.quantize import grid_named, rounding_at_load
 
@@ -88,6 +90,7 @@ def load(
     *,
     activations: Activations = None,
     draft: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     engine_config: EngineConfig | None = None,
     progress: Progress | None = None,
 ) -> LocalModel:
@@ -98,7 +101,8 @@ def load(
     "int8" multiplies packed weights with activations of 8 bits, as llama.cpp does: faster, and a
     little less precise; None keeps what `dtype` holds. `draft` names
     a smaller model of the same family that guesses tokens for this one to check: the same answers,
-    sooner where it guesses well.
+    sooner where it guesses well. `adapters`: LoRA adapters by name, which answers then ask for:
+    folders as PEFT writes them, or GGUF files of llama.cpp's.
     Raises a BobotError that names what is wrong with the files.
     """
     change = None if quantize is None else rounding_at_load(grid_named(quantize))
@@ -110,6 +114,7 @@ def load(
         )
     location = resolve(path)
     draft_location = None if draft is None else resolve(draft)
+    files = {name: open_adapter(Path(file)) for name, file in (adapters or {}).items()}
     tokenizer = _tokenizer_of(location)
     model, report = load_model(location, device, dtype, progress, change, activations=activations)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -124,7 +129,11 @@ def load(
     if draft_location is not None:
         draft_model, _ = load_model(draft_location, device, dtype, progress)
     config = engine_config or EngineConfig()
-    return LocalModel(location, model, tokenizer, report, device, config, draft_model)
+    loaded = LocalModel(location, model, tokenizer, report, device, config, draft_model)
+    loaded.adapters = {
+        name: load_adapter(file, model, report.family) for name, file in files.items()
+    }
+    return loaded
 
 
 def _device_exists(device: str) -> bool:
@@ -164,6 +173,9 @@ class LocalModel:
         self.eos_ids = _eos_ids(report.generation_config, tokenizer)
         self.engine = Engine(model, engine_config, self.eos_ids, draft_model)
         self.max_model_len = self.engine.max_model_len
+        self.adapters: dict[str, Adapter] = {}
+        self.adapter: str | None = None
+        """The one for answers that ask for none."""
         self.last_stats: GenerationStats | None = None
         self._outputs: dict[int, deque[TokenOutput]] = {}
 
@@ -184,19 +196,34 @@ class LocalModel:
         bos = [] if tokenizer.bos_id is None or not tokenizer.adds_bos else [tokenizer.bos_id]
         return bos + tokenizer.encode(text)
 
-    def logits(self, ids: Sequence[int] | Tensor) -> Tensor:
+    def adapter_named(self, name: str | None) -> Adapter | None:
+        """None: the one that this model uses by itself, if any. RequestError for an unknown one."""
+        name = self.adapter if name is None else name
+        if name is not None and name not in self.adapters:
+            raise RequestError(
+                "{name} has no adapter {found!r}; there are: {allowed}.",
+                name=self.name,
+                found=name,
+                allowed=", ".join(self.adapters) or "none",
+            )
+        return None if name is None else self.adapters[name]
+
+    def logits(self, ids: Sequence[int] | Tensor, *, adapter: str | None = None) -> Tensor:
         """Scores of the next token after each position, no sampling, no cache: float32 (len(ids),
         vocab_size).
         """
+        chosen = self.adapter_named(adapter)
         ids_T = torch.as_tensor(self._checked(ids), dtype=torch.long, device=self.device)
         positions_T = torch.arange(len(ids_T), device=self.device)
-        with torch.no_grad():
+        rows = [] if chosen is None else [(chosen, slice(None))]
+        with torch.no_grad(), applied(self.model, rows):
             return self.model.logits(self.model(ids_T, positions_T, PackedAttention()))
 
     def generate(
         self, prompt: str | Sequence[int], *, stop: str | Sequence[str] = (), **sampling: Any
     ) -> Iterator[Piece]:
-        """Pieces of the continuation, one per token, as they come. `sampling`: see SamplingParams.
+        """Pieces of the continuation, one per token, as they come. `sampling`: see SamplingParams;
+        and `adapter`, the name of one of the model's adapters, here as in chat and answer.
 
         Closing the iterator, or Ctrl-C while it runs, frees what the request held.
         """
@@ -328,21 +355,26 @@ class LocalModel:
         new_parser: Callable[[], Parser],
     ) -> Generator[Step, None, None]:
         """A stream whose parameters are checked now, not at its first token."""
+        adapter = self.adapter_named(sampling.pop("adapter", None))
         params = _params(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if stops:
             self.need_tokenizer()
         readers = [TokenReader(new_parser(), StopStrings(stops)) for _ in range(params.n)]
-        return self._stream(ids, params, readers)
+        return self._stream(ids, params, readers, adapter)
 
     def _stream(
-        self, ids: list[int], params: SamplingParams, readers: list[TokenReader]
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        readers: list[TokenReader],
+        adapter: Adapter | None,
     ) -> Generator[Step, None, None]:
         start = time.perf_counter()
         first = last = None
         num_tokens = num_cached = 0
         finish_reason = None
-        request_id = self.engine.add(ids, params)
+        request_id = self.engine.add(ids, params, adapter=adapter)
         self._outputs[request_id] = deque()
         try:
             while not all(reader.is_finished for reader in readers):

@@ -12,6 +12,7 @@ asked for more.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from bobot.engine import TokenOutput
 from bobot.engine.prompt_rows import Pooling, PromptScores, PromptVector
 from bobot.engine.stats import EngineStats
 from bobot.errors import RequestError
+from bobot.layers.lora import Adapter
 from bobot.text.constraints import Constraints, GrammarConstraint, check
 
 
@@ -49,7 +51,18 @@ class LocalService:
         self.name = model.name
         self.max_model_len = model.max_model_len
         self.loop = EngineLoop(model.engine, limits or ServiceLimits())
+        self.adapter: Adapter | None = None
+        self.base = self
+        """The model without an adapter, which owns what all share."""
         self._constraints: Constraints | None = None
+
+    def adapted(self, name: str, adapter: Adapter) -> LocalService:
+        """The same model, changed by an adapter and called `name`; both answer in the same steps.
+        It can be used until its base is closed.
+        """
+        other = copy.copy(self.base)
+        other.name, other.adapter = name, adapter
+        return other
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(chat_work, self.model, request)
@@ -80,7 +93,7 @@ class LocalService:
         for start in range(0, len(prompts), size):
             readers = [PromptVector(len(ids), pooling) for ids in prompts[start : start + size]]
             jobs = [
-                Job(ids, None, prompt_reader=reader)
+                Job(ids, None, prompt_reader=reader, adapter=self.adapter)
                 for ids, reader in zip(prompts[start:], readers, strict=False)
             ]
             try:
@@ -99,8 +112,9 @@ class LocalService:
 
     async def close(self, max_s: float | None = None) -> None:
         """Lets the answers under way end, `max_s` seconds at most, and takes no more."""
-        await asyncio.to_thread(self.loop.close, max_s)
-        await asyncio.to_thread(self.model.engine.close)
+        if self.base is self:
+            await asyncio.to_thread(self.loop.close, max_s)
+            await asyncio.to_thread(self.model.engine.close)
 
     async def _answers(
         self, work: Work, param: str, num_scores: int | None, is_private: bool = False
@@ -117,7 +131,7 @@ class LocalService:
         constraint = None
         if work.grammar is not None:
             constraint = await asyncio.to_thread(self._constraint, work.grammar, work)
-        job = Job(work.prompt_ids, work.params, constraint, reader, is_private)
+        job = Job(work.prompt_ids, work.params, constraint, reader, self.adapter, is_private)
         self.loop.post(job)
         answers = _Answers(self.model, readers, job)
         try:
@@ -132,13 +146,13 @@ class LocalService:
 
     def _constraint(self, grammar: str, work: Work) -> GrammarConstraint:
         """ParameterError that names the part of the grammar that can't be followed."""
-        model = self.model
-        if self._constraints is None:
-            self._constraints = Constraints(
+        model, base = self.model, self.base
+        if base._constraints is None:
+            base._constraints = Constraints(
                 model.need_tokenizer(), model.engine.vocab_size, model.eos_ids
             )
         try:
-            return self._constraints.of(grammar)
+            return base._constraints.of(grammar)
         except RequestError as error:
             for param, rule in work.rules:
                 with named(param):

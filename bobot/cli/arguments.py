@@ -174,6 +174,14 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="PATH",
+        help=tr("a LoRA adapter of the model: PEFT's folder or llama.cpp's GGUF file"),
+    )
+
+
 def add_activations(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activations",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bobot.cli.arguments import (
     add_activations,
+    add_adapter,
     add_model,
     add_reasoning_effort,
     add_sampling,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reasoning_effort(parser)
     add_speculation(parser)
     add_activations(parser)
+    add_adapter(parser)
     parser.add_argument(
         "--private",
         action="store_true",
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         session.set(name, str(value))
     session.is_private = args.private
     load = functools.partial(load_model, speculation=args.speculation, activations=args.activations)
-    model = load(args.model, draft=args.draft)
+    model = load(args.model, draft=args.draft, adapter=args.adapter)
     if args.reasoning_effort is not None:
         session.set_reasoning_effort(args.reasoning_effort, model)
     is_full = _is_full_terminal()

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bobot import hardware
@@ -23,15 +24,17 @@ def load_model(
     draft: str | None = None,
     speculation: str | None = None,
     activations: str | None = None,
+    adapter: str | None = None,
 ) -> Any:
     """The LocalModel called `name`, or the BlockingModel of a host; importing torch is part of the
-    wait. `draft` and `speculation`: see `add_speculation`; `activations`: see `add_activations`.
+    wait. `draft` and `speculation`: see `add_speculation`; `activations`: see `add_activations`;
+    `adapter`: see `add_adapter`.
     """
     if is_hosted(name):
-        if any(option is not None for option in (draft, speculation, activations)):
+        if any(option is not None for option in (draft, speculation, activations, adapter)):
             raise UsageError(
-                "{name} is hosted: --draft, --speculation and --activations are for models on this"
-                " machine.",
+                "{name} is hosted: --draft, --speculation, --activations and --adapter are for"
+                " models on this machine.",
                 name=name,
             )
         return _open_hosted(name or "")
@@ -47,7 +50,12 @@ def load_model(
             from bobot.engine import EngineConfig
 
             options["engine_config"] = EngineConfig(speculation=speculation)  # type: ignore[arg-type]
-        return bobot.load(name, **options)
+        if adapter is None:
+            return bobot.load(name, **options)
+        model = bobot.load(name, adapters={adapter: adapter}, **options)
+        model.adapter = adapter
+        model.name = f"{model.name} + {Path(adapter).resolve().stem}"
+        return model
 
 
 def read_ahead(name: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bobot.cli.arguments import (
     add_activations,
+    add_adapter,
     add_reasoning_effort,
     add_sampling,
     add_speculation,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reasoning_effort(parser)
     add_speculation(parser)
     add_activations(parser)
+    add_adapter(parser)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
     )
@@ -70,7 +72,11 @@ def run(args: argparse.Namespace) -> int:
     read_ahead(name)
     sampling = _sampling(args, is_hosted(name))
     model = load_model(
-        name, draft=args.draft, speculation=args.speculation, activations=args.activations
+        name,
+        draft=args.draft,
+        speculation=args.speculation,
+        activations=args.activations,
+        adapter=args.adapter,
     )
     with Stopping() as stopping:
         seen = []

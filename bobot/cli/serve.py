@@ -45,9 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  bobot serve\n"
         "  bobot serve gpt-oss:20b llama3.1:8b --ollama\n"
+        "  bobot serve llama3.1:8b --adapter poet=./poet --adapter clerk=./clerk\n"
         "  bobot serve ./model.gguf --host 0.0.0.0 --allow-host chat.example.org"
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=tr("what to serve"))
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help=tr(
+            "a LoRA adapter of the first model, served as NAME; MODEL:NAME=PATH:"
+            " one of another model; may be repeated"
+        ),
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help=tr("address to listen on (default: this machine only)")
     )
@@ -129,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         from bobot.chat.store import Store
         from bobot.engine import EngineConfig
         from bobot.server import app, hosts, keys, library, listen, models, page_files, settings
+        from bobot.server.adapters import adapter_sources
         from bobot.server.page_chats import Chats
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
@@ -149,9 +161,9 @@ def run(args: argparse.Namespace) -> int:
         ServiceLimits(max_queue=args.max_queue),
         int(prefix_gib * GIB),
     )
-    served = models.Models(
-        shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
-    )
+    sources = shelf.sources(args.models)
+    sources += adapter_sources(args.adapter, sources)
+    served = models.Models(sources, _budget_bytes(args.memory), any_model=args.any_model)
     store = keys.KeyStore.open(user_paths().data / "server.db", given)
     ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
     sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]

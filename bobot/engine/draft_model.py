@@ -23,6 +23,7 @@ class Double(Sequence):
 
     def __init__(self, sequence: Sequence, num_computed_tokens: int) -> None:
         super().__init__(sequence.request, sequence.index)
+        self.adapter = None  # it changes the large model
         self.block_table = sequence.block_table
         self.num_computed_tokens = num_computed_tokens
         self.num_agreed = self.num_tokens

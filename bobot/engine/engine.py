@@ -26,6 +26,7 @@ from bobot.engine.scheduler import Scheduler
 from bobot.engine.speculation import Speculation, choose_drafter
 from bobot.engine.stats import EngineStats
 from bobot.errors import RequestError
+from bobot.layers.lora import Adapter
 
 
 class Engine:
@@ -72,18 +73,20 @@ class Engine:
         *,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
+        adapter: Adapter | None = None,
         is_private: bool = False,
     ) -> int:
         """Queues a request and returns its id. RequestError if it can never run as asked.
 
         `constraint` says what each of the n sequences may hold; `prompt_reader` is given the rows
-        of the prompt that it wants, before the first token. What is private is not kept on disk.
+        of the prompt that it wants, before the first token; `adapter`, made for this model,
+        changes it for this request. What is private is not kept on disk.
         """
         params = params or SamplingParams()
         prompt = list(prompt_ids)
         max_len = self.check(prompt, params)
         return self._queue(
-            prompt, params, max_len, constraint, prompt_reader, is_private=is_private
+            prompt, params, max_len, constraint, prompt_reader, adapter, is_private=is_private
         )
 
     def check(self, prompt: list[int], params: SamplingParams | None) -> int:
@@ -96,12 +99,17 @@ class Engine:
         self._check_vocabulary("logit_bias", params.logit_bias)
         return self._check_length(len(prompt), params.max_tokens)
 
-    def read(self, prompt_ids: Iterable[int], prompt_reader: PromptReader) -> int:
+    def read(
+        self,
+        prompt_ids: Iterable[int],
+        prompt_reader: PromptReader,
+        adapter: Adapter | None = None,
+    ) -> int:
         """Queues a request that ends, without a token and with "length", when its reader has what
         it wants of the prompt."""
         prompt = list(prompt_ids)
         max_len = self.check(prompt, None)
-        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader)
+        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader, adapter)
 
     def _queue(
         self,
@@ -110,6 +118,7 @@ class Engine:
         max_len: int,
         constraint: Constraint | None,
         prompt_reader: PromptReader | None,
+        adapter: Adapter | None,
         *,
         is_private: bool = False,
     ) -> int:
@@ -122,6 +131,7 @@ class Engine:
             max_len,
             constraint,
             prompt_reader,
+            adapter,
             is_private=is_private,
         )
         self._next_request_id += 1

@@ -13,6 +13,7 @@ from bobot.errors import RequestError
 if TYPE_CHECKING:
     from bobot.engine.constraint import Constraint
     from bobot.engine.prompt_rows import PromptReader
+    from bobot.layers.lora import Adapter
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -51,6 +52,7 @@ class Request:
         max_len: int,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
+        adapter: Adapter | None = None,
         *,
         is_private: bool = False,
     ) -> None:
@@ -60,6 +62,7 @@ class Request:
         self.seed = seed
         self.max_len = max_len
         """Tokens, prompt included, at which a sequence ends with "length"."""
+        self.adapter = adapter
         self.is_private = is_private
         """Its keys and values never reach the disk."""
         self.sequences = [Sequence(self, index) for index in range(params.n)]
@@ -89,6 +92,8 @@ class Sequence:
     def __init__(self, request: Request, index: int) -> None:
         self.request = request
         self.index = index
+        self.adapter = request.adapter
+        """What changes the model for its tokens."""
         self.token_ids = list(request.prompt_ids)
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None
@@ -116,13 +121,14 @@ class Sequence:
         """Chained hashes of the first `num_blocks` full blocks.
 
         hash[i] = blake2b(hash[i - 1] + ids of block i as int32): equal hashes mean equal tokens
-        from the start on. 256 bits, since a collision would show one client another's
-        conversation.
+        from the start on, and the same adapter, whose digest stands before the first block. 256
+        bits, since a collision would show one client another's conversation.
         """
         hashes = self._block_hashes
+        root = b"" if self.adapter is None else self.adapter.digest
         for i in range(len(hashes), num_blocks):
             ids = array("i", self.token_ids[i * block_size : (i + 1) * block_size])
-            parent = hashes[-1] if hashes else b""
+            parent = hashes[-1] if hashes else root
             hashes.append(hashlib.blake2b(parent + ids.tobytes(), digest_size=32).digest())
         return hashes[:num_blocks]
 

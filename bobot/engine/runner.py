@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from itertools import chain
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bobot.engine.batch import build_batch
@@ -13,6 +15,7 @@ from bobot.engine.kv_cache import KVCache
 from bobot.engine.prompt_rows import push_rows, wanted_rows
 from bobot.engine.request import Chunk
 from bobot.layers.context import AttentionContext, AttentionSpec
+from bobot.layers.lora import Adapter, applied
 
 
 class CausalModel(Protocol):
@@ -25,6 +28,7 @@ class CausalModel(Protocol):
     def logits(self, hidden_RD: Tensor) -> Tensor: ...
     def kv_specs(self) -> list[AttentionSpec]: ...
     def parameters(self) -> Any: ...
+    def get_submodule(self, target: str) -> nn.Module: ...
 
 
 class Runner:
@@ -40,16 +44,46 @@ class Runner:
         """Logits (R, V), and the chunks that have caught up with their tokens: each has one row for
         its last known token and one for each of its drafts.
 
+        Chunks without an adapter run as if they were alone, so that nothing in their results
+        depends on adapters. The others run together, in the model's modules, each row with the
+        adapter of its sequence; with both kinds a step reads the weights twice.
         If the model raises, nothing is committed: the same chunks can run again.
         """
+        plain = [chunk for chunk in chunks if chunk.sequence.adapter is None]
+        if len(plain) == len(chunks):
+            return self._run_plain(plain)
+        results = [self._run_plain(plain)] if plain else []
+        results.append(self._run_adapted(chunks))
+        logits = [logits_RV for logits_RV, caught_up in results if caught_up]
+        caught_up = [chunk for _, found in results for chunk in found]
+        return torch.cat(logits) if logits else results[0][0], caught_up
+
+    def _run_plain(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
+        """In one C++ call where that is possible."""
         num_rows = sum(chunk.num_rows for chunk in chunks)
         has_readers = any(map(wanted_rows, chunks))
         if self.fused is not None and self.fused.takes(num_rows) and not has_readers:
             return self.fused.run(chunks)
+        return self._run_modules(chunks)
+
+    def _run_adapted(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
+        """Those of the chunks that have an adapter, the rows of each side by side."""
+        of_adapter: dict[Adapter, list[Chunk]] = {}
+        for chunk in chunks:
+            if chunk.sequence.adapter is not None:
+                of_adapter.setdefault(chunk.sequence.adapter, []).append(chunk)
+        rows: list[tuple[Adapter, slice]] = []
+        end = 0
+        for adapter, own in of_adapter.items():
+            start, end = end, end + sum(chunk.num_rows for chunk in own)
+            rows.append((adapter, slice(start, end)))
+        with applied(self.model, rows):
+            return self._run_modules(list(chain.from_iterable(of_adapter.values())))
+
+    def _run_modules(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
         batch = build_batch(chunks, self.cache)
         hidden_TD = self.model(batch.ids_T, batch.positions_T, batch.attn)
-        if has_readers:
-            push_rows(chunks, hidden_TD, self.model.logits)
+        push_rows(chunks, hidden_TD, self.model.logits)
         if not batch.caught_up:
             return hidden_TD[:0], []
         return self.model.logits(hidden_TD[batch.rows_R]), batch.caught_up

@@ -75,7 +75,11 @@ def family_of(checkpoint: TensorSource, dialect: str) -> Family:
             found=found,
             allowed=", ".join(sorted(known)),
         )
-    name = known[found]
+    return family_named(known[found])
+
+
+def family_named(name: str) -> Family:
+    """The family of that name, which is one of ours."""
     module, model, dialects = _FAMILIES[name]
     return Family(name, getattr(import_module(module), model), import_module(dialects).DIALECTS)
 

@@ -59,6 +59,8 @@ def _model(listed: Listed) -> dict[str, Any]:
         "object": "model",
         "created": listed.facts.created_s,
         "owned_by": listed.facts.owner,
+        "root": listed.facts.parent or listed.name,
+        "parent": listed.facts.parent,
         "context_length": listed.max_model_len,
         "max_model_len": listed.max_model_len,
         "meta": as_meta(listed.facts),

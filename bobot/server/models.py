@@ -39,6 +39,8 @@ class Facts:
     path: str | None = None
     is_hosted: bool = False
     """Others run it: what is asked leaves this machine."""
+    parent: str | None = None
+    """Of an adapter: the model that it changes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Source:
     facts: Facts
     num_bytes: Callable[[], int]
     """Memory it will take; may read the headers of its files."""
-    open: Callable[[], Awaitable[Opened]]
+    open: Callable[..., Awaitable[Opened]]
+    """Given its parent, opened, where it has one; the parent stays open as long as it."""
 
 
 State = Literal["absent", "loading", "ready"]
@@ -117,13 +120,14 @@ class Models:
             self._entries[source.name] = _Entry(source)
 
     async def remove(self, name: str) -> None:
-        """Serves it no longer. RequestError while it is in use."""
+        """Serves it no longer, nor its adapters. RequestError while it is in use."""
         entry = self._entries[self.name_of(name)]
         if entry.num_borrowers or entry.opening:
             raise RequestError("{name} is in use.", name=name)
-        del self._entries[entry.source.name]
-        if entry.opened is not None:
-            await entry.opened.model.close()
+        ended = self._with_adapters(entry)
+        for other in ended:
+            del self._entries[other.source.name]
+        await self._close(ended)
 
     def name_of(self, asked: str | None) -> str:
         """The name of the model that is meant. ParameterError (404) for one that is not served.
@@ -169,7 +173,8 @@ class Models:
         entry = self._entries[self.name_of(asked)]
         entry.num_borrowers += 1
         try:
-            yield await self._ready(entry)
+            async with self._parent(entry):
+                yield await self._ready(entry)
         finally:
             entry.num_borrowers -= 1
             entry.last_used_s = time.monotonic()
@@ -177,6 +182,16 @@ class Models:
                 await self._close_if_idle(entry)
             async with self._changed:
                 self._changed.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def _parent(self, entry: _Entry) -> AsyncIterator[list[Opened]]:
+        """The model that it belongs to, borrowed; none for one that stands alone."""
+        parent = entry.source.facts.parent
+        if parent is None:
+            yield []
+        else:
+            async with self.borrow(parent) as opened:
+                yield [opened]
 
     def release(self, asked: str) -> None:
         """Leaves memory as soon as nobody uses it."""
@@ -208,9 +223,10 @@ class Models:
     async def _open(self, entry: _Entry) -> Opened:
         started_s = time.monotonic()
         try:
-            entry.num_bytes = await asyncio.to_thread(entry.source.num_bytes)
-            await self._make_room(entry)
-            entry.opened = await entry.source.open()
+            async with self._parent(entry) as parent:
+                entry.num_bytes = await asyncio.to_thread(entry.source.num_bytes)
+                await self._make_room(entry)
+                entry.opened = await entry.source.open(*parent)
             entry.goes_when_idle = False
             took_s = time.monotonic() - started_s
             log.info("%s: loaded in %.1f s", entry.source.name, took_s)
@@ -221,13 +237,15 @@ class Models:
                 entry.num_bytes = 0
 
     async def _make_room(self, entry: _Entry) -> None:
-        """Closes idle models, the longest unused first, until the budget holds this one too. One
-        that alone is larger than the budget is tried when it is alone: the estimate is careful,
-        and the system has the last word.
+        """Closes idle models, the longest unused first, until the budget holds this one too, and
+        its parent. One that alone is larger than the budget is tried when it is alone: the estimate
+        is careful, and the system has the last word.
         """
         deadline_s = time.monotonic() + MAX_WAIT_S
-        while others := self._others_in_memory(entry):
-            if sum(other.num_bytes for other in others) + entry.num_bytes <= self._budget_bytes:
+        parent = self._entries.get(entry.source.facts.parent or "")
+        own_bytes = entry.num_bytes + (0 if parent is None else parent.num_bytes)
+        while others := self._others_in_memory(entry, parent):
+            if sum(other.num_bytes for other in others) + own_bytes <= self._budget_bytes:
                 return
             idle = [other for other in others if not other.num_borrowers and other.opened]
             if idle:
@@ -245,16 +263,29 @@ class Models:
                         others=", ".join(other.source.name for other in others),
                     ) from error
 
-    def _others_in_memory(self, entry: _Entry) -> list[_Entry]:
+    def _others_in_memory(self, *own: _Entry | None) -> list[_Entry]:
+        return [other for other in self._entries.values() if other not in own and other.num_bytes]
+
+    def _with_adapters(self, entry: _Entry) -> list[_Entry]:
+        """The model behind its adapters, which are idle when it is: in use they borrow it."""
         everyone = self._entries.values()
-        return [other for other in everyone if other is not entry and other.num_bytes]
+        adapters = [e for e in everyone if e.source.facts.parent == entry.source.name]
+        return [*adapters, entry]
 
     async def _close_if_idle(self, entry: _Entry) -> None:
-        if entry.num_borrowers or entry.opened is None:
-            return
-        opened, entry.opened, entry.num_bytes = entry.opened, None, 0
-        await opened.model.close()
-        log.info("%s: unloaded", entry.source.name)
+        if not entry.num_borrowers and entry.opened is not None:
+            await self._close(self._with_adapters(entry))
+
+    async def _close(self, entries: list[_Entry]) -> None:
+        """None of them can be borrowed any more from the first moment on."""
+        closing: list[tuple[str, Opened]] = []
+        for entry in entries:
+            if entry.opened is not None:
+                closing.append((entry.source.name, entry.opened))
+            entry.opened, entry.num_bytes = None, 0
+        for name, opened in closing:
+            await opened.model.close()
+            log.info("%s: unloaded", name)
 
 
 def as_meta(facts: Facts) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _details(listed: Listed) -> dict[str, Any]:
     number = facts.num_parameters
     family = facts.family or "unknown"
     return {
-        "parent_model": "",
+        "parent_model": facts.parent or "",
         "format": "gguf" if (facts.path or "").endswith(".gguf") else "safetensors",
         "family": family,
         "families": [family],

@@ -104,5 +104,6 @@ def scripted_model(
     model.engine = ScriptedEngine(ids, tokenizer.eos_ids)  # type: ignore[assignment]
     model.max_model_len = ScriptedEngine.max_model_len
     model.last_stats = None
+    model.adapters, model.adapter = {}, None
     model._outputs = {}
     return model
