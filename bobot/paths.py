@@ -45,6 +45,10 @@ class UserPaths:
         return self.cache / "tiles"
 
     @property
+    def policy(self) -> Path:
+        return self.config / "policy.toml"
+
+    @property
     def history(self) -> Path:
         return self.state / "history"
 

@@ -66,6 +66,8 @@ class TextRequest:
     suffix: str = ""
     prompt_logprobs: int | None = None
     """Log-probabilities of the prompt's own tokens, and of so many most likely in their place."""
+    is_private: bool = False
+    """Never leaves this machine."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import argparse
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from bobot.errors import UsageError
 from bobot.messages import tr
@@ -183,6 +184,15 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
             "int8: multiply packed weights with activations of 8 bits;"
             " faster, a little less precise"
         ),
+    )
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help=tr("rules that choose who answers (default: policy.toml beside hosts.toml)"),
     )
 
 

@@ -8,9 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bobot import hardware
+from bobot.cli.routing import policy_named, routed_model
 from bobot.errors import BobotError, UsageError
 from bobot.hub.made import made_from
 from bobot.hub.names import gguf_parts, resolve
@@ -23,10 +25,19 @@ def load_model(
     draft: str | None = None,
     speculation: str | None = None,
     activations: str | None = None,
+    policy: Path | None = None,
 ) -> Any:
-    """The LocalModel called `name`, or the BlockingModel of a host; importing torch is part of the
-    wait. `draft` and `speculation`: see `add_speculation`; `activations`: see `add_activations`.
+    """The LocalModel called `name`, or the BlockingModel of a host or a policy; importing torch is
+    part of the wait. `draft` and `speculation`: see `add_speculation`; `activations`: see
+    `add_activations`; `policy`: see `add_policy`.
     """
+    if (found := policy_named(name, policy)) is not None:
+
+        def load(model: str) -> Any:
+            own = draft if model == found.local else None
+            return _load(model, own, speculation, activations)
+
+        return routed_model(found, name or found.name, load)
     if is_hosted(name):
         if any(option is not None for option in (draft, speculation, activations)):
             raise UsageError(
@@ -35,6 +46,12 @@ def load_model(
                 name=name,
             )
         return _open_hosted(name or "")
+    return _load(name, draft, speculation, activations)
+
+
+def _load(
+    name: str | None, draft: str | None, speculation: str | None, activations: str | None
+) -> Any:
     with importing(), waiting(tr("loading the model ...")):
         import bobot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -11,14 +12,18 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from bobot.cli.arguments import add_activations, add_policy
 from bobot.cli.loading import importing, waiting
+from bobot.cli.routing import policy_of
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
 from bobot.messages import tr
 from bobot.paths import user_paths
 
 if TYPE_CHECKING:
+    from bobot.gateway.policy import Policy
     from bobot.server.keys import KeyStore
+    from bobot.server.library import Library
     from bobot.server.models import Models
 
 DEFAULT_PORT = 8008
@@ -41,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  bobot serve\n"
         "  bobot serve gpt-oss:20b llama3.1:8b --ollama\n"
         "  bobot serve ./model.gguf --host 0.0.0.0 --allow-host chat.example.org"
+    )
+    parser.epilog += "\n\n" + tr(
+        "A policy file makes one more model, usually called auto: its rules choose who\n"
+        "answers. A request with the header x-bobot-private: true, or with private: true\n"
+        "in its body, is never sent to a hosted model.\n"
+        "\n"
+        "  bobot serve auto --policy ./policy.toml"
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=tr("what to serve"))
     parser.add_argument(
@@ -86,9 +98,11 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=tr("pass over parameters that are not supported instead of refusing them"),
     )
+    add_policy(parser)
     parser.add_argument(
         "--context", type=int, metavar="N", help=tr("tokens of a conversation, at most")
     )
+    add_activations(parser)
     parser.add_argument(
         "--memory", type=float, metavar="GIB", help=tr("memory for models (default: what is free)")
     )
@@ -114,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         from bobot.chat.service import ServiceLimits
         from bobot.chat.store import Store
         from bobot.engine import EngineConfig
-        from bobot.server import app, hosts, keys, library, listen, models, page_files, settings
+        from bobot.server import app, hosts, keys, library, listen, page_files, settings
         from bobot.server.page_chats import Chats
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
@@ -128,31 +142,61 @@ def run(args: argparse.Namespace) -> int:
         drain_s=args.drain_seconds,
     )
     shelf = library.Library(
-        EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
+        EngineConfig(max_model_len=args.context),
+        ServiceLimits(max_queue=args.max_queue),
+        args.activations,
     )
-    served = models.Models(
-        shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
-    )
-    store = keys.KeyStore.open(user_paths().data / "server.db", given)
-    ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
-    sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
-    _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
-    _tell_keys(store, needs_key=limits.needs_key)
     _show_requests()
-    chats = Chats(Store(user_paths().store))
-    application = app.create_app(
-        served,
-        limits,
-        store,
-        shelf,
-        pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
-        open_prefixes=(page_files.FILES,),
-    )
-    try:
+    with contextlib.ExitStack() as ending:
+        served = _served(args, shelf, ending)
+        store = keys.KeyStore.open(user_paths().data / "server.db", given)
+        ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
+        sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
+        _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
+        _tell_keys(store, needs_key=limits.needs_key)
+        chats = ending.enter_context(contextlib.closing(Chats(Store(user_paths().store))))
+        application = app.create_app(
+            served,
+            limits,
+            store,
+            shelf,
+            pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
+            open_prefixes=(page_files.FILES,),
+        )
         stopped_by = listen.run(application, served, sockets, limits, lambda: _tell_models(served))
-    finally:
-        chats.close()
     return 130 if stopped_by == signal.SIGINT else 0
+
+
+def _served(args: argparse.Namespace, shelf: Library, ending: contextlib.ExitStack) -> Models:
+    """The models in the order in which they were named; without names all, the policy's last."""
+    from bobot.gateway.spending import Ledger, spending_file
+    from bobot.server.models import Models
+    from bobot.server.routing import Routing
+
+    served = Models([], _budget_bytes(args.memory), any_model=args.any_model)
+    routing = None
+    if (policy := _policy(args)) is not None:
+        ledger = ending.enter_context(contextlib.closing(Ledger(spending_file())))
+        routing = Routing(policy, served, shelf.source, ledger)
+    routes = {source.name: source for source in routing.sources()} if routing else {}
+    if not args.models:
+        for source in shelf.sources([]):
+            served.add(source)
+    for name in args.models:
+        served.add(routes[name] if name in routes else shelf.source(name))
+    if routing is not None:
+        for source in routes.values():
+            served.add(source)
+        routing.serve_models()
+    return served
+
+
+def _policy(args: argparse.Namespace) -> Policy | None:
+    """The policy, if it is to be served: where models are named, it has to be named too."""
+    policy = policy_of(args.policy)
+    if policy is None or args.policy is not None or not args.models:
+        return policy
+    return policy if set(args.models) & set(policy.names) else None
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -202,7 +246,10 @@ def _tell_keys(store: KeyStore, *, needs_key: bool) -> None:
 
 def _tell_models(served: Models) -> None:
     for listed in served.listed():
-        if listed.state == "ready":
+        if listed.facts.routes_to:
+            models = ", ".join(listed.facts.routes_to)
+            _tell(tr("{name}: chooses among {models}", name=listed.name, models=models))
+        elif listed.state == "ready":
             _tell(
                 tr(
                     "{name}: ready, a context of {count} tokens",
@@ -210,7 +257,8 @@ def _tell_models(served: Models) -> None:
                     count=listed.max_model_len,
                 )
             )
-    others = [listed.name for listed in served.listed() if listed.state == "absent"]
+    absent = [listed for listed in served.listed() if listed.state == "absent"]
+    others = [listed.name for listed in absent if not listed.facts.routes_to]
     if others:
         _tell(tr("when asked for: {names}", names=", ".join(others)))
 

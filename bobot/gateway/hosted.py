@@ -14,7 +14,7 @@ from bobot.chat.protocol import ChatRequest, Event, Started, TextRequest, Usage
 from bobot.gateway import anthropic_messages, gemini, openai_chat, openai_responses
 from bobot.gateway.client import Client, Sleep, broken_off, to_the_end
 from bobot.gateway.hosts import Host
-from bobot.gateway.wire import AnswerReader, Call, unsupported
+from bobot.gateway.wire import AnswerReader, Call, private_error, unsupported
 
 _WIRES: dict[str, ModuleType] = {
     "openai": openai_chat,
@@ -54,6 +54,8 @@ class HostedModel:
                 yield event
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Event, None]:
+        if request.is_private:
+            raise private_error(self.host.name)
         if self._wire is not openai_chat:
             raise unsupported("prompt", self.host)
         call = openai_chat.text_call(self.host, self.model, request)

@@ -107,6 +107,8 @@ class MessagesBody(CountBody, kw_only=True):
     mcp_servers: Any = None
     service_tier: Any = None
     speed: Any = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
     @property
     def shows_thinking(self) -> bool:

@@ -31,6 +31,9 @@ requests_log = logging.getLogger("bobot.server.requests")
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/app", "/app/"})
 """Answered without a key; they tell nothing about the models."""
 
+PRIVATE_HEADER = "x-bobot-private"
+"""true: the request is not sent to a hosted model; `private` in a body says the same."""
+
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -93,6 +96,7 @@ class Door:
                 await _send(dressed, 204, b"", {})
                 return
             self._check_caller(passage, headers)
+            passage.call.is_private = _is_private(headers)
             scope.setdefault("state", {})["call"] = passage.call
             await self._app(scope, receive, dressed)
         except BobotError as error:
@@ -176,6 +180,20 @@ class Door:
                 }
             },
         )
+
+
+def _is_private(headers: Headers) -> bool:
+    """DoorError 400 for a value that is neither true nor false: a guess could send it away."""
+    given = headers.get(PRIVATE_HEADER, "false").strip().lower()
+    if given not in ("true", "false"):
+        raise DoorError(
+            "{header} is {found!r}; allowed: true, false.",
+            status=400,
+            code="invalid_value",
+            header=PRIVATE_HEADER,
+            found=given,
+        )
+    return given == "true"
 
 
 def _call(scope: Scope, headers: Headers) -> Call:

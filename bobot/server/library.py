@@ -27,6 +27,7 @@ from bobot.hub.pull import Plan, carry_out, check_room, plan_pull, room_for
 from bobot.hub.remote import Hub
 from bobot.hub.store import models as stored_models
 from bobot.hub.transfer import Meter
+from bobot.quant.tiles import Activations
 from bobot.server.models import Facts, Opened, Source
 from bobot.text import load_tokenizer
 from bobot.text.gguf_metadata import read_header
@@ -64,6 +65,8 @@ class Library:
 
     engine_config: EngineConfig = field(default_factory=EngineConfig)
     limits: ServiceLimits = field(default_factory=ServiceLimits)
+    activations: Activations = None
+    """See chat.local.load."""
 
     def sources(self, names: Iterable[str]) -> list[Source]:
         """Those named, or without a name the embedded model, all others on this machine, and the
@@ -148,7 +151,7 @@ class Library:
         return Source(name, facts, lambda: memory_bytes(path), open_it)
 
     def _open(self, name: str, path: Path) -> Opened:
-        model = load(path, engine_config=self.engine_config)
+        model = load(path, engine_config=self.engine_config, activations=self.activations)
         model.name = name
         service = LocalService(model, self.limits)
         return Opened(

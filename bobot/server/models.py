@@ -39,6 +39,8 @@ class Facts:
     path: str | None = None
     is_hosted: bool = False
     """Others run it: what is asked leaves this machine."""
+    routes_to: tuple[str, ...] = ()
+    """Of a policy's name: the models it chooses among, some of them perhaps hosted."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class ModelRoutes:
         return {
             "name": listed.name,
             "is_hosted": facts.is_hosted,
+            "routes_to": list(facts.routes_to),
             "owner": facts.owner,
             "state": listed.state,
             "context": listed.max_model_len,
