@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             **options,
         )
+        self.passes_rest = False
+        """Words after "--" are for another program: they come as `passed_on`."""
         self._optionals.title = tr("options")
         self._positionals.title = tr("arguments")
         self.add_argument("-h", "--help", action="help", help=tr("show this help and stop"))
@@ -37,6 +39,9 @@ class Parser(argparse.ArgumentParser):
 
         After "--" every word is positional. argparse can't do both at once in Python 3.11.
         """
+        if self.passes_rest:
+            end = words.index("--") if "--" in words else len(words)
+            words, known.passed_on = words[:end], words[end + 1 :]
         if "--" in words:
             return self.parse_args(words, known)
         # parse_intermixed_args sets the same text, but cuts off "usage: " as if it were English.
