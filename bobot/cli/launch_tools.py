@@ -90,6 +90,8 @@ def claude(place: Place) -> Setup:
     for size in ("OPUS", "SONNET", "HAIKU"):
         environ[f"ANTHROPIC_DEFAULT_{size}_MODEL"] = place.model
     environ["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+    if place.context:
+        environ["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(place.context)
     content: dict[str, Any] = {"env": dict(environ)}
     if place.key_env:
         content["apiKeyHelper"] = f"printenv {place.key_env}"

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,9 @@ def run(args: argparse.Namespace) -> int:
         served = _served(args, shelf, ending)
         store = keys.KeyStore.open(user_paths().data / "server.db", given)
         ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
-        sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
+        sockets = [
+            ending.enter_context(_listening(args.host, port)) for port in dict.fromkeys(ports)
+        ]
         _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
         _tell_keys(store, needs_key=limits.needs_key)
         chats = ending.enter_context(contextlib.closing(Chats(Store(user_paths().store))))
@@ -218,6 +221,22 @@ def _budget_bytes(memory_gib: float | None) -> int:
     if memory_gib is not None:
         return int(memory_gib * (1 << 30))
     return int(hardware.detect().ram_available_bytes * RAM_SHARE)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    from bobot.server.listen import listening
+
+    try:
+        return listening(host, port)
+    except UsageError as error:
+        if port != OLLAMA_PORT:
+            raise
+        raise UsageError(
+            "can't listen on Ollama's port {port}: {reason}.",
+            hint="Is Ollama running? End it, or leave --ollama out.",
+            port=port,
+            reason=error.values["reason"],
+        ) from error
 
 
 def _tell(line: str) -> None:

@@ -46,6 +46,8 @@ class HostedModel:
         """The answer as events. Raises ParameterError for what the host can't do, before anything
         is sent, and for every conversation that is private; then the errors of failures.py.
         """
+        if request.effort_is_optional:  # its host knows what is usual
+            request = replace(request, reasoning_effort=None)
         call = self._wire.chat_call(self.host, self.model, request)
         reader = self._wire.Reader(self.host)
         reader.num_answers = call.body.get("n", 1)

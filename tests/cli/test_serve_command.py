@@ -67,6 +67,17 @@ def test_port_that_is_taken_is_named(run_bobot):
     assert result.status == 2 and str(port) in result.err and "--port" in result.err
 
 
+def test_ollamas_port_that_is_taken_is_told_as_such(run_bobot, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(serve, "OLLAMA_PORT", port)
+        result = run_bobot("serve", "--port", "0", "--ollama")
+    assert result.status == 2 and f"Ollama's port {port}" in result.err, result.err
+    assert "leave --ollama out" in result.err
+
+
 @pytest.mark.parametrize("command", ["serve", "keys"])
 def test_help_has_an_example_in_both_languages(run_bobot, command):
     english, indonesian = (run_bobot(command, "--help", "--lang", lang) for lang in ("en", "id"))
