@@ -66,7 +66,7 @@ def test_private_run_stays_here_and_says_who_was_not_asked(run_bobot: Run, host:
     assert status == 1
     assert "desk:rescue was not asked instead" in err and "1024" in err
     _, _, indonesian = run_bobot("run", "-m", "auto", "--private", "--lang", "id", LONG)
-    assert "desk:rescue tidak ditanyai" in indonesian
+    assert "desk:rescue tidak ditanyai" in indonesian and "Prompt punya 3012 token" in indonesian
     for words in (["desk:m", "Hi"], ["desk:m", "Hi", "--raw"]):
         status, _, err = run_bobot("run", *words, "--private")
         assert status == 1 and "is private: it is not sent to desk" in err
