@@ -37,11 +37,17 @@ class BobotError(Exception):
         super().__init__(self.render(lambda text: text))
 
     def render(self, translate: Callable[[str], str]) -> str:
-        """One line: template and hint, each translated before the values go in."""
-        message = translate(self.template).format(**self.values)
+        """One line: template and hint, each translated before the values go in; an error among the
+        values is translated too.
+        """
+        values = {
+            name: value.render(translate) if isinstance(value, BobotError) else value
+            for name, value in self.values.items()
+        }
+        message = translate(self.template).format(**values)
         if self.hint:
             stop = "" if message.endswith((".", "!", "?", ":", ";")) else "."
-            message += f"{stop} {translate(self.hint).format(**self.values)}"
+            message += f"{stop} {translate(self.hint).format(**values)}"
         return " ".join(message.split())
 
 

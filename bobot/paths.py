@@ -50,6 +50,10 @@ class UserPaths:
         return self.cache / "prefixes"
 
     @property
+    def policy(self) -> Path:
+        return self.config / "policy.toml"
+
+    @property
     def history(self) -> Path:
         return self.state / "history"
 

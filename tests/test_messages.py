@@ -26,8 +26,10 @@ ERRORS = {
 }
 
 
-REFUSALS = {"ParameterError", "OverloadedError"}
-"""Errors of the protocol. Programs read them, in English; those of gateway/ a person too."""
+REFUSALS = {"ParameterError", "OverloadedError", "AnswerError"}
+"""Errors of the protocol. Those of server/ go to programs, in English, as every answer of an API;
+the others reach a person in the terminal too, through a hosted model or a policy.
+"""
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
@@ -37,7 +39,7 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
             if isinstance(node, ast.Call):
                 name = getattr(node.func, "id", "")  # jinja2.TemplateError is not ours
                 place = path.relative_to(PACKAGE)
-                is_read = name not in REFUSALS or place.parts[0] == "gateway"
+                is_read = name not in REFUSALS or place.parts[0] != "server"
                 yield f"{place}:{node.lineno}", name if is_read else "", node
 
 

@@ -145,9 +145,10 @@ class Archive:
             if message.role in ("user", "assistant") and message.content:
                 if line and line[-1].role == message.role == "assistant":
                     said = f"{line.pop().content}\n\n{message.content}"
-                    line.append(Message("assistant", said, message.reasoning))
+                    line.append(Message("assistant", said, message.reasoning, message.model))
                 elif line or message.role == "user":
-                    line.append(Message(message.role, message.content, message.reasoning))
+                    said = (message.role, message.content, message.reasoning, message.model)
+                    line.append(Message(*said))
         return line
 
     def _name_from_time(self) -> str:
@@ -201,7 +202,7 @@ def _check(name: str) -> None:
 
 
 def _new(message: Message, model: str | None) -> NewMessage:
-    by = model if message.role == "assistant" else None
+    by = (message.model or model) if message.role == "assistant" else None
     return NewMessage(
         role=message.role,  # type: ignore[arg-type]
         content=message.content,

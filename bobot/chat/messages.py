@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bobot.errors import RequestError
 
@@ -18,6 +18,8 @@ class Message:
     content: str
     reasoning: str = ""
     """What the model thought first; its chat template decides whether it sees it again."""
+    model: str | None = field(default=None, compare=False)
+    """Who said it; None where nobody noted it."""
 
     def as_dict(self) -> dict[str, str]:
         """The form that chat templates and OpenAI's API take."""

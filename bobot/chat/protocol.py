@@ -47,6 +47,8 @@ class ChatRequest:
     parallel_tool_calls: bool = True
     format: Format = Format()
     reasoning_effort: str | None = None
+    effort_is_optional: bool = False
+    """A model that can't be told how long to think is asked without."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template (chat_template_kwargs)."""
     continues_last: bool = False
@@ -66,6 +68,8 @@ class TextRequest:
     suffix: str = ""
     prompt_logprobs: int | None = None
     """Log-probabilities of the prompt's own tokens, and of so many most likely in their place."""
+    is_private: bool = False
+    """Never leaves this machine."""
 
 
 @dataclass(frozen=True)

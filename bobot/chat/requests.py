@@ -321,24 +321,25 @@ def _options(model: LocalModel, tokenizer: Tokenizer, request: ChatRequest) -> d
                 name=model.name,
                 found=name,
             )
-    if request.reasoning_effort is not None:
-        if not tokenizer.takes("reasoning_effort"):
+    takes_effort, effort = tokenizer.takes("reasoning_effort"), request.reasoning_effort
+    if not takes_effort and request.effort_is_optional:
+        effort = None
+    if effort is not None:
+        if not takes_effort:
             raise ParameterError(
                 "{name} has no reasoning effort to set: its chat template knows none.",
                 param="reasoning_effort",
                 code="unsupported_parameter",
                 name=model.name,
             )
-        if tokenizer.chat_template == HarmonyFormat.source and request.reasoning_effort not in (
-            EFFORTS
-        ):
+        if tokenizer.chat_template == HarmonyFormat.source and effort not in EFFORTS:
             raise ParameterError(
                 "reasoning_effort is {found}; allowed: {allowed}.",
                 param="reasoning_effort",
-                found=request.reasoning_effort,
+                found=effort,
                 allowed=", ".join(EFFORTS),
             )
-        options["reasoning_effort"] = request.reasoning_effort
+        options["reasoning_effort"] = effort
     return options
 
 

@@ -194,7 +194,8 @@ class Session:
             text = "".join(delta.text for delta in seen if delta.kind == "text")
             self.open_reasoning = joined(parts_of(seen), "reasoning")
             if text:
-                self.messages.append(Message("assistant", text, self.open_reasoning))
+                by = getattr(model.last_stats, "model", None) or model.name
+                self.messages.append(Message("assistant", text, self.open_reasoning, by))
 
     def _effort(self, model: Any) -> dict[str, Any]:
         """A model that knows no reasoning effort is asked without it."""

@@ -34,6 +34,7 @@ def commands() -> dict[str, str]:
         "run": tr("one answer to standard output; reads standard input when piped"),
         "serve": tr("an HTTP server for apps that speak OpenAI's, Anthropic's or Ollama's API"),
         "keys": tr("the keys of bobot serve"),
+        "launch": tr("coding agents and other tools with the models of bobot serve"),
         "pull": tr("download a model, or go on with a download"),
         "list": tr("the models on this machine"),
         "show": tr("what a model is: architecture, size, context, licence"),

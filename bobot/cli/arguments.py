@@ -8,6 +8,7 @@ import argparse
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from bobot.errors import UsageError
 from bobot.messages import tr
@@ -27,6 +28,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             **options,
         )
+        self.passes_rest = False
+        """Words after "--" are for another program: they come as `passed_on`."""
         self._optionals.title = tr("options")
         self._positionals.title = tr("arguments")
         self.add_argument("-h", "--help", action="help", help=tr("show this help and stop"))
@@ -36,6 +39,9 @@ class Parser(argparse.ArgumentParser):
 
         After "--" every word is positional. argparse can't do both at once in Python 3.11.
         """
+        if self.passes_rest:
+            end = words.index("--") if "--" in words else len(words)
+            words, known.passed_on = words[:end], words[end + 1 :]
         if "--" in words:
             return self.parse_args(words, known)
         # parse_intermixed_args sets the same text, but cuts off "usage: " as if it were English.
@@ -191,6 +197,15 @@ def add_activations(parser: argparse.ArgumentParser) -> None:
             "int8: multiply packed weights with activations of 8 bits;"
             " faster, a little less precise"
         ),
+    )
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help=tr("rules that choose who answers (default: policy.toml beside hosts.toml)"),
     )
 
 

@@ -14,12 +14,14 @@ from bobot.cli.arguments import (
     add_activations,
     add_adapter,
     add_model,
+    add_policy,
     add_reasoning_effort,
     add_sampling,
     add_speculation,
     sampling_of,
 )
 from bobot.cli.loading import importing, load_model, read_ahead
+from bobot.cli.routing import policy_named
 from bobot.cli.screen import PlainScreen
 from bobot.errors import StorageError
 from bobot.messages import tr
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speculation(parser)
     add_activations(parser)
     add_adapter(parser)
+    add_policy(parser)
     parser.add_argument(
         "--private",
         action="store_true",
@@ -58,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    read_ahead(args.model)
+    policy = policy_named(args.model, args.policy)
+    read_ahead(policy.local if policy else args.model)
     with importing():
         from bobot.chat.session import Session
         from bobot.cli.chat_loop import Chat
@@ -70,7 +74,12 @@ def run(args: argparse.Namespace) -> int:
     for name, value in sampling_of(args).items():
         session.set(name, str(value))
     session.is_private = args.private
-    load = functools.partial(load_model, speculation=args.speculation, activations=args.activations)
+    load = functools.partial(
+        load_model,
+        speculation=args.speculation,
+        activations=args.activations,
+        policy=args.policy,
+    )
     model = load(args.model, draft=args.draft, adapter=args.adapter)
     if args.reasoning_effort is not None:
         session.set_reasoning_effort(args.reasoning_effort, model)

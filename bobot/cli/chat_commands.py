@@ -23,6 +23,7 @@ from bobot.messages import LANGUAGES, tr
 from bobot.paths import write_atomic
 
 if TYPE_CHECKING:
+    from bobot.chat.messages import Message
     from bobot.cli.chat_loop import Chat
 
 _COMMAND = re.compile(r"/(\w+|\?)(?:\s+(.*))?", re.DOTALL)
@@ -57,6 +58,7 @@ def help_lines() -> list[tuple[str, str]]:
         ("/search WORDS", tr("look for words in all conversations")),
         ("/export FILE", tr("write the conversation as Markdown; FILE.json: with all branches")),
         ("/import FILE", tr("add conversations exported by bobot or by ChatGPT")),
+        ("/private [on|off]", tr("whether hosted models are never asked in this conversation")),
         ("/model [MODEL]", tr("show the model, or go on with another")),
         ("/lang [en|id]", tr("language of the interface")),
         ("/bye", tr("leave (or Ctrl-D)")),
@@ -110,6 +112,7 @@ class Commands:
             "load": lambda: self.chat.archive.names() if self.chat.archive else [],
             "lang": lambda: list(LANGUAGES),
             "stats": lambda: ["on", "off"],
+            "private": lambda: ["on", "off"],
             "reasoning": lambda: [*EFFORTS, "default"],
             "system": lambda: ["off"],
         }
@@ -239,6 +242,19 @@ class Commands:
             self.chat.change_model(argument)
         self.chat.say(self.chat.model_line())
 
+    def private(self, argument: str) -> None:
+        session = self.chat.session
+        if argument not in ("", "on", "off"):
+            raise UsageError("/private takes on or off, not {value!r}.", value=argument)
+        if argument:
+            session.is_private = argument == "on"
+            self.chat.autosave()
+        self.chat.say(
+            tr("This conversation is private: no hosted model is asked.")
+            if session.is_private
+            else tr("This conversation is not private: a hosted model may be asked.")
+        )
+
     # ------------------------------------------------------------------ files
 
     def save(self, argument: str) -> None:
@@ -295,12 +311,14 @@ class Commands:
         return json.dumps(archive.exported(name), ensure_ascii=False, indent=1)
 
     def _as_markdown(self) -> str:
-        speakers = {"user": tr("You"), "assistant": self.chat.model.name}
         parts = [
-            f"**{speakers[message.role]}**\n\n{message.content}\n"
+            f"**{self._speaker(message)}**\n\n{message.content}\n"
             for message in self.chat.session.messages
         ]
         return "\n".join(parts)
+
+    def _speaker(self, message: Message) -> str:
+        return tr("You") if message.role == "user" else message.model or self.chat.model.name
 
     def search(self, argument: str) -> None:
         if not argument:

@@ -12,7 +12,7 @@ from bobot.chat.persona import DEFAULT
 from bobot.chat.session import Session, has_template, is_hosted, takes_effort
 from bobot.cli.chat_commands import Commands, parse
 from bobot.cli.keeping import Keeping
-from bobot.cli.run import cost_text, stats_line
+from bobot.cli.run import answered_by, cost_text, stats_line
 from bobot.cli.screen import PROMPT, Screen
 from bobot.cli.stopping import Stopping
 from bobot.cli.table import count_text
@@ -133,6 +133,8 @@ class Chat:
             self.say(tr("Cut at max_tokens; /set max_tokens default lifts the limit."))
         elif stats.finish_reason == "length":
             self.say(tr("The context is full: /trim drops the oldest turns, /new starts afresh."))
+        if self._routes_to and not self.session.pending:
+            self.say(answered_by(stats))
         if self.shows_stats:
             self.say(stats_line(stats))
 
@@ -158,7 +160,19 @@ class Chat:
             )
         self.say(tr("/help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves."))
 
+    @property
+    def _routes_to(self) -> tuple[str, ...]:
+        """The models that a policy chooses among; empty for a model."""
+        return getattr(self.model, "routes_to", ())
+
     def model_line(self) -> str:
+        if self._routes_to:
+            return tr(
+                "{name}: chooses among {models}; what a hosted one is asked leaves this machine"
+                " (/private on forbids it)",
+                name=self.model.name,
+                models=", ".join(self._routes_to),
+            )
         if is_hosted(self.model):
             return tr(
                 "{model}: hosted; what you write here is sent to {host}",
@@ -177,6 +191,8 @@ class Chat:
         some.
         """
         parts = [self.model.name, self.usage()]
+        if self.session.is_private:
+            parts.append(tr("private"))
         if self.session.persona.name != DEFAULT and self.session.own_system is None:
             parts.append(self.session.persona.name)
         if is_hosted(self.model):

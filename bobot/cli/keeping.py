@@ -67,6 +67,7 @@ class Keeping:
             else:
                 said = session.messages[-1]
                 self._writer.finish(
+                    model=said.model,
                     content=said.content,
                     reasoning=said.reasoning,
                     usage=usage_of(stats),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bobot import hardware
+from bobot.cli.routing import policy_named, routed_model
 from bobot.errors import BobotError, UsageError
 from bobot.hub.made import made_from
 from bobot.hub.names import gguf_parts, resolve
@@ -25,11 +26,21 @@ def load_model(
     speculation: str | None = None,
     activations: str | None = None,
     adapter: str | None = None,
+    policy: Path | None = None,
 ) -> Any:
-    """The LocalModel called `name`, or the BlockingModel of a host; importing torch is part of the
-    wait. `draft` and `speculation`: see `add_speculation`; `activations`: see `add_activations`;
-    `adapter`: see `add_adapter`.
+    """The LocalModel called `name`, or the BlockingModel of a host or a policy; importing torch is
+    part of the wait. `draft` and `speculation`: see `add_speculation`; `activations`: see
+    `add_activations`; `adapter`: see `add_adapter`, on the policy's local model; `policy`: see
+    `add_policy`.
     """
+    if (found := policy_named(name, policy)) is not None:
+
+        def load(model: str) -> Any:
+            is_local = model == found.local
+            own_draft, own_adapter = (draft, adapter) if is_local else (None, None)
+            return _load(model, own_draft, speculation, activations, own_adapter)
+
+        return routed_model(found, name or found.name, load)
     if is_hosted(name):
         if any(option is not None for option in (draft, speculation, activations, adapter)):
             raise UsageError(
@@ -38,6 +49,16 @@ def load_model(
                 name=name,
             )
         return _open_hosted(name or "")
+    return _load(name, draft, speculation, activations, adapter)
+
+
+def _load(
+    name: str | None,
+    draft: str | None,
+    speculation: str | None,
+    activations: str | None,
+    adapter: str | None,
+) -> Any:
     with importing(), waiting(tr("loading the model ...")):
         import bobot
 

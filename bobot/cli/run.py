@@ -11,12 +11,14 @@ from typing import Any
 from bobot.cli.arguments import (
     add_activations,
     add_adapter,
+    add_policy,
     add_reasoning_effort,
     add_sampling,
     add_speculation,
     sampling_of,
 )
 from bobot.cli.loading import check_sampling, is_hosted, load_model, read_ahead
+from bobot.cli.routing import policy_named
 from bobot.cli.sanitize import sanitize
 from bobot.cli.stopping import Stopping
 from bobot.errors import UsageError
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  bobot run ./Llama-3.1-8B-Instruct 'Three names for a cat' --temperature 0.9\n"
         "  cat letter.txt | bobot run 'Summarize this letter:'\n"
         "  bobot run openai:gpt-4o 'Why is the sky blue?'      (needs OPENAI_API_KEY)\n"
+        "  bobot run auto 'Why is the sky blue?'               (policy.toml chooses)\n"
         "  bobot run ./stories260K --raw 'Once upon a time' --max-tokens 200 --seed 1"
     )
     parser.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help=argparse.SUPPRESS)
@@ -51,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speculation(parser)
     add_activations(parser)
     add_adapter(parser)
+    add_policy(parser)
+    parser.add_argument("--private", action="store_true", help=tr("ask no hosted model"))
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=tr("stop before this text; may be repeated")
     )
@@ -69,15 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     name, prompt = _model_and_prompt(args.model, args.words)
-    read_ahead(name)
-    sampling = _sampling(args, is_hosted(name))
+    policy = policy_named(name, args.policy)
+    read_ahead(policy.local if policy else name)
+    sampling = _sampling(args, policy is not None or is_hosted(name))
     model = load_model(
         name,
         draft=args.draft,
         speculation=args.speculation,
         activations=args.activations,
         adapter=args.adapter,
+        policy=args.policy,
     )
+    if getattr(model, "is_hosted", False):
+        sampling["is_private"] = args.private
     with Stopping() as stopping:
         seen = []
         for delta in stopping.until_stopped(_deltas(model, prompt, args, sampling)):
@@ -127,7 +136,9 @@ def _model_and_prompt(model: str | None, words: list[str]) -> tuple[str | None, 
 
 
 def _names_model(word: str) -> bool:
-    return names_model(word) or (" " not in word and is_hosted(word))
+    if names_model(word):
+        return True
+    return " " not in word and (is_hosted(word) or policy_named(word) is not None)
 
 
 def _check_text(prompt: str) -> None:
@@ -206,7 +217,7 @@ def _finish(model: Any, text: str, reasoning: str, args: argparse.Namespace) -> 
     if args.json:
         print(json.dumps(_report(model, text, reasoning), ensure_ascii=False))
     if not args.json and hasattr(stats, "cost_usd"):
-        _tell(f"{stats.model}: {cost_text(stats.cost_usd)}")
+        _tell(answered_by(stats))
     if stats.finish_reason == "length" and args.max_tokens is None:
         _tell(
             tr(
@@ -223,9 +234,9 @@ def _report(model: Any, text: str, reasoning: str) -> dict[str, Any]:
     """The words of OpenAI's usage object; `reasoning` only where the model thought."""
     stats = model.last_stats
     prompt, completion = stats.num_prompt_tokens, stats.num_completion_tokens
-    hosted = hasattr(stats, "cost_usd")
+    hosted = is_hosted(getattr(stats, "model", None))
     return {
-        "model": stats.model if hosted else model.name,
+        "model": getattr(stats, "model", model.name),
         "text": text,
         **({"reasoning": reasoning} if reasoning else {}),
         "finish_reason": stats.finish_reason,
@@ -238,6 +249,13 @@ def _report(model: Any, text: str, reasoning: str) -> dict[str, Any]:
         "time_to_first_token_s": round(stats.time_to_first_token_s, 4),
         "tokens_per_s": round(stats.tokens_per_s, 2),
     }
+
+
+def answered_by(stats: Any) -> str:
+    """Who gave an answer of a BlockingModel, and what it cost."""
+    if is_hosted(stats.model):
+        return f"{stats.model}: {cost_text(stats.cost_usd)}"
+    return tr("{model}: on this machine", model=stats.model)
 
 
 def cost_text(cost_usd: float | None) -> str:

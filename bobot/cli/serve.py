@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from bobot.cli.arguments import add_activations, add_policy
 from bobot.cli.loading import importing, waiting
+from bobot.cli.routing import policy_of
 from bobot.cli.sanitize import sanitize
 from bobot.errors import UsageError
 from bobot.messages import tr
 from bobot.paths import user_paths
 
 if TYPE_CHECKING:
+    from bobot.gateway.policy import Policy
     from bobot.server.keys import KeyStore
+    from bobot.server.library import Library
     from bobot.server.models import Models
 
 DEFAULT_PORT = 8008
@@ -47,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  bobot serve gpt-oss:20b llama3.1:8b --ollama\n"
         "  bobot serve llama3.1:8b --adapter poet=./poet --adapter clerk=./clerk\n"
         "  bobot serve ./model.gguf --host 0.0.0.0 --allow-host chat.example.org"
+    )
+    parser.epilog += "\n\n" + tr(
+        "A policy file makes one more model, usually called auto: its rules choose who\n"
+        "answers. A request with the header x-bobot-private: true, or with private: true\n"
+        "in its body, is never sent to a hosted model.\n"
+        "\n"
+        "  bobot serve auto --policy ./policy.toml"
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=tr("what to serve"))
     parser.add_argument(
@@ -102,9 +115,11 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=tr("pass over parameters that are not supported instead of refusing them"),
     )
+    add_policy(parser)
     parser.add_argument(
         "--context", type=int, metavar="N", help=tr("tokens of a conversation, at most")
     )
+    add_activations(parser)
     parser.add_argument(
         "--memory", type=float, metavar="GIB", help=tr("memory for models (default: what is free)")
     )
@@ -139,8 +154,7 @@ def run(args: argparse.Namespace) -> int:
         from bobot.chat.service import ServiceLimits
         from bobot.chat.store import Store
         from bobot.engine import EngineConfig
-        from bobot.server import app, hosts, keys, library, listen, models, page_files, settings
-        from bobot.server.adapters import adapter_sources
+        from bobot.server import app, hosts, keys, library, listen, page_files, settings
         from bobot.server.page_chats import Chats
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
@@ -160,38 +174,62 @@ def run(args: argparse.Namespace) -> int:
         EngineConfig(max_model_len=args.context),
         ServiceLimits(max_queue=args.max_queue),
         int(prefix_gib * GIB),
+        args.activations,
     )
-    sources = shelf.sources(args.models)
-    sources += adapter_sources(args.adapter, sources)
-    served = models.Models(sources, _budget_bytes(args.memory), any_model=args.any_model)
-    store = keys.KeyStore.open(user_paths().data / "server.db", given)
-    ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
-    sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
-    _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
-    _tell_keys(store, needs_key=limits.needs_key)
-    if prefix_gib:
-        _tell(
-            tr(
-                "beginnings of prompts are kept, {size:g} GiB at most: {folder}",
-                size=prefix_gib,
-                folder=user_paths().prefixes,
-            )
-        )
     _show_requests()
-    chats = Chats(Store(user_paths().store))
-    application = app.create_app(
-        served,
-        limits,
-        store,
-        shelf,
-        pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
-        open_prefixes=(page_files.FILES,),
-    )
-    try:
+    with contextlib.ExitStack() as ending:
+        served = _served(args, shelf, ending)
+        store = keys.KeyStore.open(user_paths().data / "server.db", given)
+        ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
+        sockets = [
+            ending.enter_context(_listening(args.host, port)) for port in dict.fromkeys(ports)
+        ]
+        _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
+        _tell_keys(store, needs_key=limits.needs_key)
+        _tell_prefixes(prefix_gib)
+        chats = ending.enter_context(contextlib.closing(Chats(Store(user_paths().store))))
+        application = app.create_app(
+            served,
+            limits,
+            store,
+            shelf,
+            pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
+            open_prefixes=(page_files.FILES,),
+        )
         stopped_by = listen.run(application, served, sockets, limits, lambda: _tell_models(served))
-    finally:
-        chats.close()
     return 130 if stopped_by == signal.SIGINT else 0
+
+
+def _served(args: argparse.Namespace, shelf: Library, ending: contextlib.ExitStack) -> Models:
+    """The models in the order in which they were named; without names all, the policy's last."""
+    from bobot.gateway.spending import Ledger, spending_file
+    from bobot.server.adapters import adapter_sources
+    from bobot.server.models import Models
+    from bobot.server.routing import Routing
+
+    served = Models([], _budget_bytes(args.memory), any_model=args.any_model)
+    routing = None
+    if (policy := _policy(args)) is not None:
+        ledger = ending.enter_context(contextlib.closing(Ledger(spending_file())))
+        routing = Routing(policy, served, shelf.source, ledger)
+    routes = {source.name: source for source in routing.sources()} if routing else {}
+    named = [routes.get(name) or shelf.source(name) for name in args.models]
+    named = named or shelf.sources([])
+    for source in [*named, *adapter_sources(args.adapter, named)]:
+        served.add(source)
+    if routing is not None:
+        for source in routes.values():
+            served.add(source)
+        routing.serve_models()
+    return served
+
+
+def _policy(args: argparse.Namespace) -> Policy | None:
+    """The policy, if it is to be served: where models are named, it has to be named too."""
+    policy = policy_of(args.policy)
+    if policy is None or args.policy is not None or not args.models:
+        return policy
+    return policy if set(args.models) & set(policy.names) else None
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -217,6 +255,22 @@ def _budget_bytes(memory_gib: float | None) -> int:
     return int(hardware.detect().ram_available_bytes * RAM_SHARE)
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    from bobot.server.listen import listening
+
+    try:
+        return listening(host, port)
+    except UsageError as error:
+        if port != OLLAMA_PORT:
+            raise
+        raise UsageError(
+            "can't listen on Ollama's port {port}: {reason}.",
+            hint="Is Ollama running? End it, or leave --ollama out.",
+            port=port,
+            reason=error.values["reason"],
+        ) from error
+
+
 def _tell(line: str) -> None:
     print(sanitize(line), flush=True)
 
@@ -233,6 +287,18 @@ def _tell_addresses(host: str, ports: list[int], is_open: bool) -> None:
         )
 
 
+def _tell_prefixes(size_gib: float) -> None:
+    if size_gib:
+        folder = user_paths().prefixes
+        _tell(
+            tr(
+                "beginnings of prompts are kept, {size:g} GiB at most: {folder}",
+                size=size_gib,
+                folder=folder,
+            )
+        )
+
+
 def _tell_keys(store: KeyStore, *, needs_key: bool) -> None:
     if needs_key and not store.has_keys:
         key = store.make(FIRST_KEY)
@@ -243,7 +309,10 @@ def _tell_keys(store: KeyStore, *, needs_key: bool) -> None:
 
 def _tell_models(served: Models) -> None:
     for listed in served.listed():
-        if listed.state == "ready":
+        if listed.facts.routes_to:
+            models = ", ".join(listed.facts.routes_to)
+            _tell(tr("{name}: chooses among {models}", name=listed.name, models=models))
+        elif listed.state == "ready":
             _tell(
                 tr(
                     "{name}: ready, a context of {count} tokens",
@@ -251,7 +320,8 @@ def _tell_models(served: Models) -> None:
                     count=listed.max_model_len,
                 )
             )
-    others = [listed.name for listed in served.listed() if listed.state == "absent"]
+    absent = [listed for listed in served.listed() if listed.state == "absent"]
+    others = [listed.name for listed in absent if not listed.facts.routes_to]
     if others:
         _tell(tr("when asked for: {names}", names=", ".join(others)))
 

@@ -69,8 +69,10 @@ class BlockingModel:
 
     is_hosted = True
 
-    def __init__(self, model: ChatModel) -> None:
+    def __init__(self, model: ChatModel, routes_to: Sequence[str] = ()) -> None:
         self.model = model
+        self.routes_to = tuple(routes_to)
+        """Of a policy's name: the models that it chooses among."""
         self.name = model.name
         self.max_model_len = model.max_model_len
         self.tokenizer = HostedTemplate()
@@ -104,10 +106,17 @@ class BlockingModel:
         return self._deltas(self.model.chat(request))
 
     def continued(
-        self, prompt: str, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        prompt: str,
+        *,
+        stop: Sequence[str] = (),
+        is_private: bool = False,
+        **sampling: Any,
     ) -> Generator[PartDelta, None, None]:
         """Like answer, for a text that is to be continued."""
-        request = TextRequest(prompt=prompt, sampling=sampling, stop=tuple(stop))
+        request = TextRequest(
+            prompt=prompt, sampling=sampling, stop=tuple(stop), is_private=is_private
+        )
         return self._deltas(self.model.complete(request))
 
     def _deltas(self, events: AsyncIterator[Event]) -> Generator[PartDelta, None, None]:

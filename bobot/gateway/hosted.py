@@ -14,7 +14,7 @@ from bobot.chat.protocol import ChatRequest, Event, Started, TextRequest, Usage
 from bobot.gateway import anthropic_messages, gemini, openai_chat, openai_responses
 from bobot.gateway.client import Client, Sleep, broken_off, to_the_end
 from bobot.gateway.hosts import Host
-from bobot.gateway.wire import AnswerReader, Call, unsupported
+from bobot.gateway.wire import AnswerReader, Call, private_error, unsupported
 
 _WIRES: dict[str, ModuleType] = {
     "openai": openai_chat,
@@ -46,6 +46,8 @@ class HostedModel:
         """The answer as events. Raises ParameterError for what the host can't do, before anything
         is sent, and for every conversation that is private; then the errors of failures.py.
         """
+        if request.effort_is_optional:  # its host knows what is usual
+            request = replace(request, reasoning_effort=None)
         call = self._wire.chat_call(self.host, self.model, request)
         reader = self._wire.Reader(self.host)
         reader.num_answers = call.body.get("n", 1)
@@ -54,6 +56,8 @@ class HostedModel:
                 yield event
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Event, None]:
+        if request.is_private:
+            raise private_error(self.host.name)
         if self._wire is not openai_chat:
             raise unsupported("prompt", self.host)
         call = openai_chat.text_call(self.host, self.model, request)

@@ -21,11 +21,13 @@
     seconds_per_day = 600
 
 The first rule whose conditions all hold decides; the next ones, and `local`, answer if it fails
-before its first word. A private conversation is never sent to a hosted model, whatever the rules.
+before its first word: `local` fails also where a prompt does not fit its context. A private
+conversation is never sent to a hosted model, whatever the rules.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,6 +40,7 @@ from bobot.gateway.spending import Spent
 from bobot.paths import user_paths
 
 SpentToday = Callable[[str], Spent]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,6 +83,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Every name under which a client finds this policy."""
         return (self.name, *self.aliases)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that may answer, the local one first."""
+        return tuple(dict.fromkeys([self.local, *(rule.model for rule in self.rules)]))
+
     def candidates(
         self,
         request: ChatRequest,
@@ -100,10 +108,23 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         after = [rule.model for rule in open_rules if rule.local_fails]
         return list(dict.fromkeys([*before, self.local, *after]))
 
+    def withheld(
+        self,
+        request: ChatRequest,
+        asked: str,
+        num_prompt_tokens: int,
+        is_hosted: Callable[[str], bool],
+    ) -> list[str]:
+        """The hosted models that rules would name, were the conversation not private."""
+        if not request.is_private:
+            return []
+        found = [rule.model for rule in self.rules if rule.holds(request, asked, num_prompt_tokens)]
+        return list(dict.fromkeys(filter(is_hosted, found)))
+
 
 def policy_file(environ: Mapping[str, str] | None = None) -> Path:
     """Where a user's policy stands; it need not exist."""
-    return user_paths(environ).config / "policy.toml"
+    return user_paths(environ).policy
 
 
 def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy | None:
@@ -114,6 +135,7 @@ def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy 
     check_keys(path, values, set(Policy.__struct_fields__))
     policy = converted(path, values, Policy)
     hosts = load_hosts(environ)
+    _check_names(path, policy)
     if _host_of(policy.local, hosts) is not None:
         raise ConfigError(
             "{file}: local is {found!r}, which is hosted; it answers what must not leave this"
@@ -124,6 +146,24 @@ def load_policy(path: Path, environ: Mapping[str, str] | None = None) -> Policy 
     for number, rule in enumerate(policy.rules, 1):
         _check_rule(f"{path}: rule {number}", rule, policy, hosts)
     return policy
+
+
+def _check_names(path: Path, policy: Policy) -> None:
+    for name in policy.names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                "{file}: {name!r} can't name a policy; allowed: letters, digits and . _ -, at most"
+                " 64.",
+                file=path,
+                name=name,
+            )
+    for model in policy.models:
+        if model in policy.names:
+            raise ConfigError(
+                "{file}: {name!r} is a name of this policy; its rules must name models.",
+                file=path,
+                name=model,
+            )
 
 
 def _check_rule(place: str, rule: Rule, policy: Policy, hosts: Mapping[str, Host]) -> None:

@@ -1,13 +1,25 @@
-"""A ChatModel that lets a policy choose who answers. Started.model says who did."""
+"""A ChatModel that lets a policy choose who answers. Started.model says who did.
+
+A private conversation is kept from hosted models twice: the policy leaves them out, and a hosted
+model refuses it before anything is sent (hosted.py).
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 
-from bobot.chat.protocol import ChatModel, ChatRequest, Event, TextRequest, Usage
+from bobot.chat.protocol import (
+    ChatModel,
+    ChatRequest,
+    Event,
+    OverloadedError,
+    ParameterError,
+    TextRequest,
+    Usage,
+)
 from bobot.errors import BobotError
 from bobot.gateway.blocking import estimated_tokens
 from bobot.gateway.policy import Policy
@@ -15,8 +27,8 @@ from bobot.gateway.spending import Ledger
 
 log = logging.getLogger("bobot.gateway")
 
-Open = Callable[[str], Awaitable[ChatModel]]
-"""The model with this name, local or hosted; whoever opens models closes them too."""
+Open = Callable[[str], AbstractAsyncContextManager[ChatModel]]
+"""The model with this name, local or hosted, open inside the block."""
 
 
 def prompt_tokens(request: ChatRequest) -> int:
@@ -50,13 +62,14 @@ class RoutedModel:
 
     async def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """The answer of the first candidate that begins one. Where none does, the error of the
-        first.
+        first, with those that were not asked because the conversation is private.
         """
+        num_tokens = self._count(request)
         names = self.policy.candidates(
-            request, self.name, self._count(request), self._ledger.spent, self._is_hosted
+            request, self.name, num_tokens, self._ledger.spent, self._is_hosted
         )
         first_error: BobotError | None = None
-        for name in names:
+        for name, following in zip(names, [*names[1:], None], strict=True):
             has_begun = False
             try:
                 async with aclosing(self._answer(name, request)) as events:
@@ -68,16 +81,28 @@ class RoutedModel:
                 if has_begun:
                     raise
                 first_error = first_error or error
-                log.warning("%s: %s did not begin its answer: %s", self.name, name, error)
+                if following is not None:
+                    log.warning("%s asks %s, for %s failed: %s", self.name, following, name, error)
         assert first_error is not None, "a policy always names its local model"
-        raise first_error
+        withheld = self.policy.withheld(request, self.name, num_tokens, self._is_hosted)
+        if not withheld or isinstance(first_error, OverloadedError):
+            raise first_error
+        raise ParameterError(
+            "{reason} This conversation is private, so {models} was not asked instead.",
+            param=getattr(first_error, "param", "model"),
+            code=getattr(first_error, "code", "private"),
+            reason=first_error,
+            models=", ".join(withheld),
+        ) from first_error
 
     async def _answer(self, name: str, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        model = await self._open(name)
         begin, cost = time.monotonic(), 0.0
         has_begun = False
         try:
-            async with aclosing(model.chat(request)) as events:  # type: ignore[type-var]
+            async with (
+                self._open(name) as model,
+                aclosing(model.chat(request)) as events,  # type: ignore[type-var]
+            ):
                 async for event in events:
                     has_begun = True
                     if isinstance(event, Usage):
@@ -88,14 +113,16 @@ class RoutedModel:
                 self._ledger.add(name, cost, time.monotonic() - begin)
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[Event, None]:
-        model = await self._open(self.policy.local)
-        async with aclosing(model.complete(request)) as events:  # type: ignore[type-var]
+        async with (
+            self._open(self.policy.local) as model,
+            aclosing(model.complete(request)) as events,  # type: ignore[type-var]
+        ):
             async for event in events:
                 yield event
 
     async def embed(self, texts: list[str | list[int]]) -> tuple[list[list[float]], int]:
-        model = await self._open(self.policy.local)
-        return await model.embed(texts)
+        async with self._open(self.policy.local) as model:
+            return await model.embed(texts)
 
     async def close(self) -> None:
         """Nothing is its own."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bobot.database import open_database, translated
+from bobot.paths import user_paths
 
 _LADDER = (
     """
@@ -34,6 +35,11 @@ class Spent:
     usd: float = 0.0
     seconds: float = 0.0
     answers: int = 0
+
+
+def spending_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Where a user's spending is kept."""
+    return user_paths(environ).data / "spending.db"
 
 
 def today() -> str:

@@ -38,19 +38,23 @@ def adapter_sources(asked: Iterable[str], models: Sequence[Source]) -> list[Sour
             )
         model, name, path = match.groups()
         parent = models[0] if model is None else by_name.get(model)
-        if parent is None or parent.facts.is_hosted:
+        if parent is None or _is_elsewhere(parent):
             raise UsageError(
                 "--adapter {name}: no model {found} of this machine is served; there are:"
                 " {allowed}.",
                 name=name,
                 found=model or models[0].name,
-                allowed=", ".join(m.name for m in models if not m.facts.is_hosted) or "none",
+                allowed=", ".join(m.name for m in models if not _is_elsewhere(m)) or "none",
             )
         if name in by_name:
             raise UsageError("--adapter: two models would be called {name}.", name=name)
         found.append(_source(name, Path(path), parent))
         by_name[name] = found[-1]
     return found
+
+
+def _is_elsewhere(model: Source) -> bool:
+    return model.facts.is_hosted or bool(model.facts.routes_to)
 
 
 def _source(name: str, path: Path, parent: Source) -> Source:

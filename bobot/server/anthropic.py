@@ -19,11 +19,19 @@ from bobot.server.wire import encode, refuse_unsupported, unsupported_parameter
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "container": (),
-    "context_management": (),
+    "context_management": (
+        {},
+        {"edits": []},
+        {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},  # Claude Code's: no edit
+    ),
     "mcp_servers": ([],),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
 }
+
+
+USUAL_EFFORT = "high"
+"""Anthropic's own: whoever says it asks for nothing special, and Claude Code always does."""
 
 
 class Block(Struct, kw_only=True):
@@ -107,6 +115,8 @@ class MessagesBody(CountBody, kw_only=True):
     mcp_servers: Any = None
     service_tier: Any = None
     speed: Any = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
     @property
     def shows_thinking(self) -> bool:
@@ -142,6 +152,7 @@ def _request(
         named = f"function:{given.name or ''}"
         choice = {"any": "required", "tool": named}.get(given.type, given.type)
     messages = list(_messages(body))
+    effort = body.output_config.effort if body.output_config else None
     return ChatRequest(
         messages=tuple(messages),
         sampling=sampling,
@@ -150,7 +161,8 @@ def _request(
         tool_choice=check_choice(choice, tools),
         parallel_tool_calls=not (given and given.disable_parallel_tool_use),
         format=_format(body),
-        reasoning_effort=body.output_config.effort if body.output_config else None,
+        reasoning_effort=effort,
+        effort_is_optional=effort == USUAL_EFFORT,
         continues_last=messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1],
     )
 

@@ -35,6 +35,7 @@ class Anthropic:
 
     async def messages(self, call: Call) -> Reply | Stream:
         body = decode(call.body, MessagesBody)
+        call.is_private |= body.private
         request = messages_request(body, lenient=self._is_lenient)
         events = self._runner.run(call, body.model, request)
         if body.stream:

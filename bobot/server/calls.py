@@ -64,6 +64,8 @@ class Call:
     query: Mapping[str, str]
     request_id: str
     key: Key | None
+    is_private: bool = False
+    """Asked for by a header or by the body: no hosted model sees it."""
     body: bytes = b""
     label: str = "other"
     """The route, for metrics."""

@@ -31,7 +31,11 @@ requests_log = logging.getLogger("bobot.server.requests")
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/app", "/app/"})
 """Answered without a key; they tell nothing about the models."""
 
+PRIVATE_HEADER = "x-bobot-private"
+"""true: the request is not sent to a hosted model; `private` in a body says the same."""
+
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_BEARER = re.compile(r"^bearer\s+", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -93,6 +97,7 @@ class Door:
                 await _send(dressed, 204, b"", {})
                 return
             self._check_caller(passage, headers)
+            passage.call.is_private = _is_private(headers)
             scope.setdefault("state", {})["call"] = passage.call
             await self._app(scope, receive, dressed)
         except BobotError as error:
@@ -136,19 +141,20 @@ class Door:
             passage.headers |= self._rates.enter(key)
 
     def _key_of(self, headers: Headers) -> Key | None:
-        """The key of the request; DoorError 401 where one is needed and this is none. Where none
-        is needed any text passes: many clients insist on sending one.
+        """The key of the request, in either header: Anthropic's clients send one, the other, or
+        both. DoorError 401 where one is needed and this is none. Where none is needed any text
+        passes: many clients insist on sending one.
         """
-        given = headers.get("x-api-key") or headers.get("authorization", "")
-        text = re.sub(r"(?i)^bearer\s+", "", given).strip()
-        key = self._keys.find(text) if text else None
+        given = [headers.get(name, "") for name in ("authorization", "x-api-key")]
+        texts = [text for value in given if (text := _BEARER.sub("", value).strip())]
+        key = next(filter(None, map(self._keys.find, texts)), None)
         if key is None and self._settings.needs_key:
             raise DoorError(
                 "This server needs a key, as Authorization: Bearer KEY; the one given is"
                 " {found}. bobot keys makes one.",
                 status=401,
                 code="invalid_api_key",
-                found="not valid" if text else "missing",
+                found="not valid" if texts else "missing",
             )
         return key
 
@@ -176,6 +182,20 @@ class Door:
                 }
             },
         )
+
+
+def _is_private(headers: Headers) -> bool:
+    """DoorError 400 for a value that is neither true nor false: a guess could send it away."""
+    given = headers.get(PRIVATE_HEADER, "false").strip().lower()
+    if given not in ("true", "false"):
+        raise DoorError(
+            "{header} is {found!r}; allowed: true, false.",
+            status=400,
+            code="invalid_value",
+            header=PRIVATE_HEADER,
+            found=given,
+        )
+    return given == "true"
 
 
 def _call(scope: Scope, headers: Headers) -> Call:

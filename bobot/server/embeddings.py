@@ -17,6 +17,8 @@ class EmbeddingBody(Struct, kw_only=True):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1)] | None = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
 
 def texts_of(body: EmbeddingBody, *, lenient: bool) -> list[str | list[int]]:

@@ -29,6 +29,7 @@ from bobot.hub.remote import Hub
 from bobot.hub.store import models as stored_models
 from bobot.hub.transfer import Meter
 from bobot.paths import user_paths
+from bobot.quant.tiles import Activations
 from bobot.server.models import Facts, Opened, Source
 from bobot.text import load_tokenizer
 from bobot.text.gguf_metadata import read_header
@@ -68,6 +69,8 @@ class Library:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     max_prefix_bytes: int = 0
     """Of the prefix cache on the disk; 0: none."""
+    activations: Activations = None
+    """See chat.local.load."""
 
     def sources(self, names: Iterable[str]) -> list[Source]:
         """Those named, or without a name the embedded model, all others on this machine, and the
@@ -152,7 +155,7 @@ class Library:
         return Source(name, facts, lambda: memory_bytes(path), open_it)
 
     def _open(self, name: str, path: Path, digest: str | None) -> Opened:
-        model = load(path, engine_config=self.engine_config)
+        model = load(path, engine_config=self.engine_config, activations=self.activations)
         model.name = name
         if self.max_prefix_bytes:
             self._keep_prefixes(model, digest or _stamp(path))

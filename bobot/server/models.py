@@ -41,6 +41,8 @@ class Facts:
     """Others run it: what is asked leaves this machine."""
     parent: str | None = None
     """Of an adapter: the model that it changes."""
+    routes_to: tuple[str, ...] = ()
+    """Of a policy's name: the models it chooses among, some of them perhaps hosted."""
 
 
 @dataclass(frozen=True)

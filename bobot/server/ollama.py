@@ -85,6 +85,8 @@ class AskBody(Struct, kw_only=True):
     think: bool | Literal["low", "medium", "high"] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
     @property
     def unloads(self) -> bool:

@@ -35,6 +35,7 @@ class EmbedBody(Struct, kw_only=True):
     prompt: str | None = None
     truncate: bool | None = None
     dimensions: int | None = None
+    private: bool = False
     keep_alive: float | str | None = None
 
 
@@ -45,6 +46,7 @@ class Ollama:
 
     async def chat(self, call: Call) -> Reply | Stream:
         body = decode(call.body, OllamaChatBody)
+        call.is_private |= body.private
         if not body.messages:
             return await self._load(body, "chat")
         request = ollama_chat_request(body, lenient=self._is_lenient)
@@ -52,6 +54,7 @@ class Ollama:
 
     async def generate(self, call: Call) -> Reply | Stream:
         body = decode(call.body, GenerateBody)
+        call.is_private |= body.private
         if not body.prompt and not body.system:
             return await self._load(body, "generate")
         async with self._runner.models.borrow(body.model) as opened:
@@ -65,6 +68,7 @@ class Ollama:
         _refuse_cuts(body, lenient=self._is_lenient)
         texts = [body.input] if isinstance(body.input, str) else body.input
         started_s = time.monotonic()
+        call.is_private |= body.private
         vectors, num_tokens, name = await self._embed(call, body.model, texts)
         return Reply(
             {
@@ -84,18 +88,16 @@ class Ollama:
             raise ParameterError(
                 "{param} is missing.", param="prompt", code="missing_required_parameter"
             )
+        call.is_private |= body.private
         vectors, _, _ = await self._embed(call, body.model, [body.prompt])
         return Reply({"embedding": vectors[0]})
 
     async def _embed(
         self, call: Call, model: str, texts: list[str]
     ) -> tuple[list[list[float]], int, str]:
-        async with self._runner.models.borrow(model) as opened:
-            if not texts:
-                return [], 0, opened.model.name
-            async with self._runner.accounted(call, opened) as tally:
-                vectors, tally.prompt_tokens = await opened.model.embed([*texts])
-            return vectors, tally.prompt_tokens, opened.model.name
+        if not texts:
+            return [], 0, self._runner.models.name_of(model)
+        return await self._runner.embed(call, model, [*texts])
 
     async def _load(self, body: AskBody, kind: Literal["chat", "generate"]) -> Reply:
         """No prompt: the model is loaded, or leaves memory with keep_alive 0."""

@@ -59,8 +59,10 @@ class OllamaModels:
         return Reply({"models": [_tag(listed) for listed in self._models.listed()]})
 
     async def ps(self, call: Call) -> Reply:
-        ready = [listed for listed in self._models.listed() if listed.state == "ready"]
-        return Reply({"models": [_running(listed) for listed in ready]})
+        """Those in memory; a policy's name is none of them."""
+        listed = [one for one in self._models.listed() if not one.facts.routes_to]
+        ready = [one for one in listed if one.state == "ready"]
+        return Reply({"models": [_running(one) for one in ready]})
 
     async def show(self, call: Call) -> Reply:
         listed = self._models.describe(decode(call.body, NameBody).asked)

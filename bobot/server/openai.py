@@ -25,6 +25,7 @@ class OpenAi:
 
     async def chat(self, call: Call) -> Reply | Stream:
         body = decode(call.body, ChatBody)
+        call.is_private |= body.private
         request = chat_request(body, lenient=self._is_lenient)
         form = ChatForm(
             includes_usage=body.includes_usage,
@@ -48,6 +49,7 @@ class OpenAi:
 
     async def text(self, call: Call) -> Reply | Stream:
         body = decode(call.body, TextBody)
+        call.is_private |= body.private
         plan = text_plan(body, lenient=self._is_lenient)
         async with self._runner.models.borrow(body.model) as opened:
             echo = Echo(plan, opened.tokenizer, 0.0 if self._is_lenient else None)
@@ -69,12 +71,9 @@ class OpenAi:
         body = decode(call.body, EmbeddingBody)
         texts = texts_of(body, lenient=self._is_lenient)
         as_text = body.encoding_format == "base64" and not self._is_lenient
-        async with self._runner.models.borrow(body.model) as opened:
-            async with self._runner.accounted(call, opened) as tally:
-                vectors, tally.prompt_tokens = await opened.model.embed(texts)
-            return Reply(
-                embedding_list(opened.model.name, vectors, tally.prompt_tokens, as_text=as_text)
-            )
+        call.is_private |= body.private
+        vectors, num_tokens, name = await self._runner.embed(call, body.model, texts)
+        return Reply(embedding_list(name, vectors, num_tokens, as_text=as_text))
 
     async def _score(
         self, call: Call, body: ChatBody, request: ChatRequest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from bobot.chat.protocol import ChatRequest, ParameterError
 from bobot.server.openai_fields import (
@@ -115,7 +115,7 @@ class ChatBody(SamplingFields, kw_only=True):
     store: Any = None
     verbosity: Any = None
     web_search_options: Any = None
-    private: bool | UnsetType = UNSET
+    private: bool = False
     """bobot's own: never asks a hosted model."""
 
     @property
@@ -159,7 +159,6 @@ def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
         reasoning_effort=body.reasoning_effort,
         template_options=body.chat_template_kwargs or {},
         continues_last=_continues_last(body, messages),
-        is_private=body.private is True,
     )
 
 

@@ -39,6 +39,8 @@ class TextBody(SamplingFields, kw_only=True):
     best_of: Annotated[int, Meta(ge=0, le=128)] | None = None
     suffix: str | None = None
     response_format: ResponseFormat | None = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
     @property
     def includes_usage(self) -> bool:

@@ -95,10 +95,13 @@ class ArenaRoutes:
         return Reply({"ratings": [dataclasses.asdict(rating) for rating in found]})
 
     def _drawn(self, body: NewPair) -> list[str]:
-        """A hosted model takes part only where it is named: what is asked leaves the machine."""
+        """A hosted model, or a policy, takes part only where it is named: what is asked leaves the
+        machine.
+        """
         models = self._runner.models
         given = [None if name is None else models.name_of(name) for name in body.models]
-        local = [one.name for one in models.listed() if not one.facts.is_hosted]
+        known = [(one.name, one.facts) for one in models.listed()]
+        local = [name for name, facts in known if not (facts.is_hosted or facts.routes_to)]
         free = [name for name in local if name not in given]
         if given[0] is not None and given[0] == given[1]:
             raise ParameterError("{param}: the two models are the same.", param="models")

@@ -95,8 +95,11 @@ class Responses:
 
     async def create(self, call: Call) -> Reply | Stream:
         body = decode(call.body, ResponseBody)
+        call.is_private |= body.private
         request, history = self._request(call, body)
         response, items = new_response(body), Items(body)
+        if call.is_private:
+            response["private"] = True
 
         def ending(output: list[dict[str, Any]], gathered: Gathered) -> dict[str, Any]:
             whole = finish_response(response, output, gathered)
@@ -159,6 +162,7 @@ class Responses:
         if body.previous_response_id is not None:
             kept = self._store.find(_owner(call), body.previous_response_id, "previous_response_id")
             before = kept.history
+            call.is_private |= kept.response.get("private", False)
         request = response_request(body, before, lenient=self._is_lenient)
         skipped = 1 if body.instructions else 0
         return request, [dict(message) for message in request.messages[skipped:]]

@@ -112,6 +112,8 @@ class InputBody(Struct, kw_only=True):
     prompt: Any = None
     service_tier: Any = None
     truncation: Any = None
+    private: bool = False
+    """bobot's own: never asks a hosted model."""
 
 
 class ResponseBody(InputBody, kw_only=True):

@@ -22,6 +22,7 @@ from bobot.chat.protocol import (
     TokenLogprob,
     Usage,
 )
+from bobot.gateway.wire import private_error
 from bobot.server.calls import Account, Call
 from bobot.server.keys import Key, KeyStore
 from bobot.server.metrics import Metrics
@@ -57,6 +58,8 @@ class Runner:
         self, call: Call, model: str | None, request: ChatRequest | TextRequest
     ) -> AsyncGenerator[Event, None]:
         """The events of one answer; closing it cancels the answer."""
+        if call.is_private:
+            request = replace(request, is_private=True)
         async with self.models.borrow(model) as opened, self.accounted(call, opened) as tally:
             if isinstance(request, ChatRequest):
                 events = opened.model.chat(await self._within_means(opened, request))
@@ -80,25 +83,32 @@ class Runner:
         return request
 
     async def prompt_ids(self, model: str | None, request: ChatRequest) -> tuple[int, ...]:
-        """The prompt of a conversation as the model reads it; the answer is cancelled before it
-        begins. ParameterError for a hosted model, which does not say.
+        """The prompt of a conversation as the model reads it. ParameterError for a hosted model,
+        which does not say; nothing is sent to it.
         """
         async with self.models.borrow(model) as opened:
             if opened.prompt_ids is not None:
                 request = await self._within_means(opened, request)
                 return tuple(await opened.prompt_ids(request))
-            events = opened.model.chat(request)
-            async with _closing(events):
-                async for event in events:
-                    if isinstance(event, Started) and event.prompt_ids is not None:
-                        return event.prompt_ids
-                    break
-        raise ParameterError(
-            "{name} does not say how it reads a prompt.",
-            param="model",
-            code="unsupported_parameter",
-            name=opened.model.name,
-        )
+            raise ParameterError(
+                "{name} does not say how it reads a prompt.",
+                param="model",
+                code="unsupported_parameter",
+                name=opened.model.name,
+            )
+
+    async def embed(
+        self, call: Call, model: str | None, texts: list[str | list[int]]
+    ) -> tuple[list[list[float]], int, str]:
+        """A vector for each text, the number of tokens, and the model. ParameterError where the
+        texts are private and the model is hosted.
+        """
+        async with self.models.borrow(model) as opened:
+            if call.is_private and self.models.describe(opened.model.name).facts.is_hosted:
+                raise private_error(opened.model.name)
+            async with self.accounted(call, opened) as tally:
+                vectors, tally.prompt_tokens = await opened.model.embed(texts)
+            return vectors, tally.prompt_tokens, opened.model.name
 
     @contextlib.asynccontextmanager
     async def accounted(self, call: Call, opened: Opened) -> AsyncIterator[Tally]:

@@ -321,6 +321,14 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
 ]  # fmt: skip
 
 
+def test_model_without_an_effort_is_asked_without_one_where_that_is_allowed(
+    service: LocalService,
+) -> None:
+    plain = ChatRequest(messages=HELLO)
+    usual = ChatRequest(messages=HELLO, reasoning_effort="high", effort_is_optional=True)
+    assert run(service.prompt_ids(usual)) == run(service.prompt_ids(plain))
+
+
 @pytest.mark.parametrize(("changes", "param", "code", "reason"), REFUSED)
 def test_what_cannot_be_done_is_refused_by_name_and_before_anything_runs(
     service: LocalService, changes: dict[str, Any], param: str, code: str, reason: str

@@ -176,7 +176,7 @@ def test_chat_says_where_words_go_and_what_they_cost(tmp_path: Path, host: FakeH
         "SELECT model, usage FROM messages WHERE role = 'assistant' ORDER BY id"
     )
     model, usage = row.fetchone()
-    assert model == "desk:big"
+    assert model == "desk:big-2024-08-06"
     assert json.loads(usage)["cost_usd"] == pytest.approx(COST)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 
 import pytest
+
+from bobot.cli import serve
+from bobot.cli.arguments import Parser
+from bobot.server.library import Library
 
 KEY = "sk-bobot-"
 
@@ -64,9 +69,47 @@ def test_port_that_is_taken_is_named(run_bobot):
     assert result.status == 2 and str(port) in result.err and "--port" in result.err
 
 
+def test_ollamas_port_that_is_taken_is_told_as_such(run_bobot, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(serve, "OLLAMA_PORT", port)
+        result = run_bobot("serve", "--port", "0", "--ollama")
+    assert result.status == 2 and f"Ollama's port {port}" in result.err, result.err
+    assert "leave --ollama out" in result.err
+
+
 @pytest.mark.parametrize("command", ["serve", "keys"])
 def test_help_has_an_example_in_both_languages(run_bobot, command):
     english, indonesian = (run_bobot(command, "--help", "--lang", lang) for lang in ("en", "id"))
     assert english.status == indonesian.status == 0
     assert f"bobot {command}" in english.out and "examples:" in english.out
     assert "contoh:" in indonesian.out and "examples:" not in indonesian.out
+
+
+POLICY = 'local = "bobot"\naliases = ["smart"]\n[[rules]]\nmodel = "desk:m"\nlocal_fails = true\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["bobot", "auto", "smart"]),
+        (["bobot"], ["bobot"]),
+        (["auto"], ["auto", "smart", "bobot"]),
+        (["bobot", "smart"], ["bobot", "smart", "auto"]),
+        (["bobot", "--policy", "{file}"], ["bobot", "auto", "smart"]),
+    ],
+)
+def test_policy_is_served_where_nothing_or_it_is_named(home, words, names):
+    folder = home / "xdg_config_home" / "bobot"
+    folder.mkdir(parents=True)
+    file = folder / "policy.toml"
+    file.write_text(POLICY.replace("desk:m", "bobot"))
+    parser = Parser()
+    serve.add_arguments(parser)
+    args = parser.parse_args([word.format(file=file) for word in words])
+    with contextlib.ExitStack() as ending:
+        served = serve._served(args, Library(), ending)
+        assert [one.name for one in served.listed()] == names
+        assert served.default_name == names[0]

@@ -103,7 +103,7 @@ def test_drafts_do_not_take_a_step_to_the_unit(isa: str, monkeypatch: pytest.Mon
     weight is rounded up instead of down.
     """
     monkeypatch.setenv("BOBOT_ISA", isa)
-    made = in_dtype(filled(llama(), "Q8_0", is_tiled=True), torch.bfloat16)
+    made = in_dtype(filled(FAMILIES["llama"](), "Q8_0", is_tiled=True), torch.bfloat16)
 
     def logprobs(has_drafts: bool) -> torch.Tensor:
         engine = Engine(made, EngineConfig(speculation="ngram" if has_drafts else "off"))

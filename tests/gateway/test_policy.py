@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bobot.chat.protocol import (
     Event,
     Finished,
     OverloadedError,
+    ParameterError,
     Started,
     TextRequest,
     Usage,
@@ -136,6 +138,9 @@ RULE = 'local = "home"\n[[rules]]\nmodel = "openai:gpt-4o"\n'
         (RULE.replace("gpt-4o", "secret") + "usd_per_day = 1", "no price of openai:secret"),
         (RULE.replace("openai:gpt-4o", "big") + "usd_per_day = 1", "costs nothing"),
         ('local = "x"\nrules = [3]', "$.rules[0]"),
+        ('local = "x"\naliases = ["a b"]', "'a b' can't name a policy"),
+        ('local = "auto"', "'auto' is a name of this policy"),
+        (RULE.replace("openai:gpt-4o", "auto"), "'auto' is a name of this policy"),
     ],
 )
 def test_mistake_in_the_policy_is_named(environ: dict[str, str], text: str, words: str) -> None:
@@ -206,26 +211,23 @@ def route(policy: Policy, ledger: Ledger, models: dict[str, Any], **request: Any
     """The answer of the routed model; `models` are models, or fakes of hosts."""
 
     async def talk() -> Told:
-        opened: list[ChatModel] = []
-
-        async def open_model(name: str) -> ChatModel:
+        @asynccontextmanager
+        async def open_model(name: str) -> AsyncIterator[ChatModel]:
             found = models[name]
-            if hasattr(found, "wire"):
-                facts = {"m": ModelFacts(input=2.0, output=10.0)}
-                host = host_of(found, name="openai", models=facts)
-                found = HostedModel(host, name.split(":")[1], {"TEST_KEY": KEY})
-                opened.append(found)
-            return found
+            if not hasattr(found, "wire"):
+                yield found
+                return
+            facts = {"m": ModelFacts(input=2.0, output=10.0)}
+            host = host_of(found, name="openai", models=facts)
+            hosted_model = HostedModel(host, name.split(":")[1], {"TEST_KEY": KEY})
+            try:
+                yield hosted_model
+            finally:
+                await hosted_model.close()
 
         routed = RoutedModel(policy, "auto", open_model, hosted, ledger)
-        events: list[Event] = []
-        try:
-            async for event in routed.chat(ChatRequest(messages=QUESTION, **request)):
-                events.append(event)
-        finally:
-            for model in opened:
-                await model.close()
-        return Told(events)
+        asked = ChatRequest(messages=QUESTION, **request)
+        return Told([event async for event in routed.chat(asked)])
 
     return asyncio.run(talk())
 
@@ -272,6 +274,21 @@ def test_rescue_answers_only_when_the_local_model_can_not_begin(ledger: Ledger) 
         route(policy, ledger, {"home": busy, "openai:m": other}, is_private=True)
 
 
+def test_error_says_who_was_not_asked_because_the_conversation_is_private(ledger: Ledger) -> None:
+    policy = Policy(local="home", rules=(Rule(model="openai:m", local_fails=True),))
+    error = ParameterError("too long.", param="messages", code="context_length_exceeded")
+    small = Local("home", error)
+    assert route(policy, ledger, {"home": small, "openai:m": Local("openai:m")}).events
+    with pytest.raises(ParameterError) as caught:
+        route(policy, ledger, {"home": small}, is_private=True)
+    assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
+    words = "too long. This conversation is private, so openai:m was not asked instead."
+    assert str(caught.value) == words
+    alone = Policy(local="home")
+    with pytest.raises(ParameterError, match=r"^too long\.$"):
+        route(alone, ledger, {"home": small}, is_private=True)
+
+
 def test_when_all_fail_the_first_reason_is_told(ledger: Ledger) -> None:
     first, second = Local(error=GatewayError("one.")), Local(error=GatewayError("two."))
     models = {"openai:m": first, "home": second}
@@ -281,9 +298,10 @@ def test_when_all_fail_the_first_reason_is_told(ledger: Ledger) -> None:
 
 def test_texts_and_embeddings_stay_here(ledger: Ledger) -> None:
     async def run() -> tuple[list[Event], Any]:
-        async def open_model(name: str) -> ChatModel:
+        @asynccontextmanager
+        async def open_model(name: str) -> AsyncIterator[ChatModel]:
             assert name == "home"
-            return Local()  # type: ignore[return-value]
+            yield Local()  # type: ignore[misc]
 
         routed = RoutedModel(ANY, "auto", open_model, hosted, ledger)
         events = [event async for event in routed.complete(TextRequest(prompt="x"))]

@@ -211,6 +211,12 @@ def test_reasoning_effort_and_schema_take_the_form_of_each_host() -> None:
     assert gemini["responseJsonSchema"] == SCHEMA
 
 
+def test_effort_that_asks_for_nothing_special_is_not_sent() -> None:
+    for wire in ALL:
+        usual = sent(wire, reasoning_effort="high", effort_is_optional=True).body
+        assert usual == sent(wire).body
+
+
 def test_values_that_ask_for_nothing_are_not_sent() -> None:
     neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "n": 1, "logit_bias": {}}
     for wire in ALL:

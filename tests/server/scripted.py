@@ -54,6 +54,12 @@ class ScriptedModel:
         async for event in self._run(request, tuple(prompt.encode())):
             yield event
 
+    async def prompt_ids(self, request: ChatRequest) -> tuple[int, ...]:
+        self.requests.append(request)
+        if self.error is not None and self.error_after < 0:
+            raise self.error
+        return tuple("".join(message["content"] for message in request.messages).encode())
+
     async def complete(self, request: TextRequest) -> AsyncIterator[Event]:
         prompt = request.prompt
         ids = tuple(prompt.encode()) if isinstance(prompt, str) else prompt
@@ -137,7 +143,7 @@ def scores(ids: tuple[int, ...], num_top: int) -> tuple[TokenLogprob | None, ...
 def source_of(model: ScriptedModel, num_bytes: int = 100, tokenizer: object = None) -> Source:
     async def open_it() -> Opened:
         model.is_closed = False
-        return Opened(model, tokenizer)  # type: ignore[arg-type]
+        return Opened(model, tokenizer, model.prompt_ids)  # type: ignore[arg-type]
 
     facts = Facts(created_s=1_700_000_000, context=model.max_model_len, size_bytes=num_bytes)
     return Source(model.name, facts, lambda: num_bytes, open_it)

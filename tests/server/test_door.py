@@ -249,3 +249,23 @@ def test_keys_are_stored_as_hashes_and_can_be_revoked(tmp_path):
 )  # fmt: skip
 def test_only_addresses_of_this_machine_need_no_key(address, expected):
     assert is_loopback(address) is expected
+
+
+@pytest.mark.parametrize("version", [None, "2023-06-01", "2026-10-21", "2031-01-01"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"x-api-key": "sk-right"},
+        {"authorization": "Bearer sk-right"},
+        {"authorization": "Bearer sk-right", "x-api-key": "sk-of-another-host"},
+        {"authorization": "Bearer of-another-host", "x-api-key": "sk-right"},
+    ],
+)
+def test_anthropics_clients_of_every_version_pass_with_either_header(talk, version, key):
+    client = talk(ScriptedModel(), api_keys=["sk-right"], needs_key=True)
+    headers = key if version is None else {**key, "anthropic-version": version}
+    body = {"max_tokens": 5, **BODY}
+    assert client.ask("/v1/messages", body, headers=headers).json()["type"] == "message"
+    assert client.ask("/v1/messages/count_tokens", BODY, headers=headers).status_code == 200
+    wrong = {name: f"{text}-not" for name, text in headers.items()}
+    assert client.ask("/v1/messages", body, headers=wrong).status_code == 401

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from hub_server import FakeHub, running_hub
 
+from bobot.chat.local import load
 from bobot.engine.kv_cache import bytes_per_token
 from bobot.engine.runner import first_weight
 from bobot.errors import GatewayError, NotFoundError
 from bobot.hub import resolve
 from bobot.hub.names import ggufs
+from bobot.server import library as library_module
 from bobot.server.failures import failure_of
 from bobot.server.library import Library, _stamp, memory_bytes
 
@@ -124,3 +126,22 @@ def test_files_that_were_changed_are_another_model(tmp_path):
     second = _stamp(folder)
     (folder / "config.json").write_text("{}", encoding="utf-8")
     assert len({first, second, _stamp(folder)}) == 3
+
+
+def test_models_are_loaded_with_the_activations_asked_for(monkeypatch):
+    given = []
+
+    def noted(path, **options):
+        given.append(options["activations"])
+        return load(path, **options)
+
+    monkeypatch.setattr(library_module, "load", noted)
+
+    async def name_of(library: Library) -> str:
+        opened = await library.source("bobot").open()
+        await opened.model.close()
+        return opened.model.name
+
+    for activations in (None, "int8"):
+        assert asyncio.run(name_of(Library(activations=activations))) == "bobot"
+    assert given == [None, "int8"]

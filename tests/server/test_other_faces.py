@@ -139,6 +139,26 @@ def test_blocks_of_a_conversation_become_messages(talk):
     assert not request.parallel_tool_calls and request.stop == ("x",)
 
 
+def test_what_claude_code_always_sends_asks_for_nothing(talk):
+    model = ScriptedModel()
+    edits = [{"type": "clear_thinking_20251015", "keep": "all"}]
+    body = {
+        "max_tokens": 32000, "stream": True, "messages": MESSAGES,
+        "thinking": {"type": "adaptive", "display": "omitted"},
+        "context_management": {"edits": edits},
+        "output_config": {"effort": "high"}, "metadata": {"user_id": "x"},
+        "tools": [{"name": "f", "input_schema": {"type": "object"}, "defer_loading": True}],
+    }  # fmt: skip
+    client = talk(model)
+    assert client.ask("/v1/messages?beta=true", body).status_code == 200
+    assert model.requests[0].reasoning_effort == "high" and model.requests[0].effort_is_optional
+    client.ask("/v1/messages", {**body, "output_config": {"effort": "low"}})
+    assert not model.requests[1].effort_is_optional
+    edits = [{"type": "clear_tool_uses_20250919"}]
+    refused = client.ask("/v1/messages", {**body, "context_management": {"edits": edits}})
+    assert refused.status_code == 400 and "context_management" in refused.text
+
+
 @pytest.mark.parametrize(
     ("change", "status", "kind"),
     [

@@ -1,0 +1,105 @@
+"""Real tools started by `bobot launch` against a server with the embedded model.
+
+    python tests/accept/launch.py [TOOL ...]
+
+llm comes from PyPI; cn (Continue), codex and claude from npm, where they are asked for by name.
+Each has to answer, and the server has to have seen its requests. The embedded model's context is
+too short for the first prompt of most agents: then it is enough that the server refuses it with
+both counts and that the tool shows them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from serving import BUILD, ROOT, Running, clean_environment, python_with, serving
+
+NPM = {
+    "continue": "@continuedev/cli@1.5.47",
+    "codex": "@openai/codex@0.169.0",
+    "claude": "@anthropic-ai/claude-code@2.1.330",
+}
+WORDS = {
+    "llm": ["Say hello.", "-o", "max_tokens", "12", "-o", "temperature", "0"],
+    "continue": ["-p", "Say hello."],
+    "codex": ["exec", "--skip-git-repo-check", "-s", "read-only", "Say hello."],
+    "claude": ["-p", "Say hello."],
+}
+ASKS = {"codex": "/v1/responses", "claude": "/v1/messages"}
+TOO_LONG = "tokens; the context of"
+TIMEOUT_S = 300
+
+
+def folder_of(tool: str) -> Path:
+    """Where its program lies, installed now if need be."""
+    if tool == "llm":
+        return python_with("llm", "llm==0.36").parent
+    folder = BUILD / "npm" / tool
+    if not (folder / "node_modules").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, NPM[tool]]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder / "node_modules" / ".bin"
+
+
+def launch(server: Running, tool: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """With a home folder of its own."""
+    home = BUILD / "launch-home"
+    home.mkdir(parents=True, exist_ok=True)
+    environ = clean_environment() | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "PATH": os.pathsep.join([str(folder_of(tool)), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "bobot", "launch", tool, "--url", server.url, *words]
+    return subprocess.run(
+        command,
+        env=environ,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def asked(server: Running, path: str) -> list[dict]:
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
+    return [line for line in lines if line.get("path") == path]
+
+
+def check(server: Running, tool: str) -> str:
+    """What happened, in a line; AssertionError."""
+    path = ASKS.get(tool, "/v1/chat/completions")
+    before = len(asked(server, path))
+    written = launch(server, tool, "--write", "--yes")
+    assert written.returncode == 0, written.stderr
+    done = launch(server, tool, "--", *WORDS[tool])
+    seen = asked(server, path)[before:]
+    assert seen, f"nothing came to {path}: {done.stdout} {done.stderr}"
+    if any(line["status"] == 200 for line in seen):
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+        return f"answered: {' '.join(done.stdout.split())[:60]!r}"
+    assert TOO_LONG in done.stdout + done.stderr, done.stdout + done.stderr
+    return f"refused with {seen[0]['status']}, as its prompt is too long, and shows why"
+
+
+def main(chosen: list[str]) -> int:
+    failed = 0
+    with serving(name="launch-server") as server:
+        for tool in chosen or ["llm"]:
+            try:
+                print(f"{tool}: {check(server, tool)}")
+            except (AssertionError, subprocess.SubprocessError) as error:
+                failed += 1
+                print(f"{tool}: FAILED {error}")
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
