@@ -30,8 +30,8 @@ class ModelRoutes:
         return Reply({"models": found, "default": self._models.default_name})
 
     async def fit(self, call: Call) -> Reply:
-        """{verdict, tokens_per_s, memory_bytes}, or the reason alone, where it is known;
-        404 for a model that is not served.
+        """{verdict, tokens_per_s, memory_bytes}; where there is no verdict, the reason if it is
+        known. 404 for a model that is not served.
         """
         listed = self._models.describe(call.params["name"])
         if listed.facts.path is None:
@@ -60,7 +60,6 @@ class ModelRoutes:
         return {
             "name": listed.name,
             "is_hosted": facts.is_hosted,
-            "routes_to": list(facts.routes_to),
             "owner": facts.owner,
             "state": listed.state,
             "context": listed.max_model_len,

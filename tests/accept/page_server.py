@@ -60,7 +60,7 @@ WILD = (
     f"https://example.org/{'a-long-path/' * 15}\n\n"
     "> A quoted line with `inline code`, **bold**, *italic* and ~~struck~~ words.\n\n"
     + f"| name | value | {' | '.join(f'column {n}' for n in range(10))} |\n"
-    + f"{'|---' * 12}|\n| first | 1 {'| some words here ' * 10}|\n\n"
+    + f"{'|---' * 11}|---:|\n| first | 1 {'| some words here ' * 10}|\n\n"
     + f"```javascript\nconst line = `${{{'anotherLongName + ' * 12}0}}`; // to the right\n```\n\n"
     + f"$${' + '.join(f'(x^{{{n}}} + {n})' for n in range(1, 24))}$$\n\n"
     + "```\nno language\n```\n\n"

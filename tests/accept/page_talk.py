@@ -187,6 +187,11 @@ def wild(reader: Reader) -> None:
     reader.page.locator(".talk").evaluate("(box) => { box.scrollTop = 60; }")
     reader.look("wild")
     wide = reader.page.locator(".talk").evaluate("(box) => box.scrollWidth - box.clientWidth")
+    cells = reader.page.locator(".table td").evaluate_all(
+        "(cells) => [cells.at(-1).clientHeight, getComputedStyle(cells.at(-1)).textAlign]"
+    )
+    reader.check("words of a wide table stay whole", cells[0] < 110, cells)
+    reader.check("a column is set to the right", cells[1] == "right", cells)
     reader.check("nothing is wider than the talk", wide <= 0, wide)
     money = "Harganya Rp10.000, atau $5 dan $6." in reader.answer()
     reader.check("prices are no formulas", money)

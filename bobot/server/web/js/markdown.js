@@ -30,7 +30,7 @@ const renderer = {
       ? `<a href="${escaped(href)}" target="_blank" rel="noopener noreferrer">${label}</a>` : label;
   },
   table(token) {
-    const row = (cells, tag) => `<tr>${cells.map((cell) => `<${tag}>` +
+    const row = (cells, tag) => `<tr>${cells.map((cell) => `<${tag} class="${cell.align ?? "left"}">` +
       `${this.parser.parseInline(cell.tokens)}</${tag}>`).join("")}</tr>`;
     return `<div class="table" tabindex="0" role="group" aria-label="${escaped(t("table"))}">` +
       `<table><thead>${row(token.header, "th")}</thead>` +

@@ -5,10 +5,10 @@ export const LANGUAGES = { en: "English", id: "Bahasa Indonesia" };
 let words = {};
 
 export async function speak(language) {
+  remember("language", language);
   const answer = await fetch(`/app/web/locale/${language}.json`);
   words = await answer.json();
   document.documentElement.lang = language;
-  remember("language", language);
   set({ language });
 }
 
