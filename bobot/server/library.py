@@ -179,7 +179,8 @@ class Library:
 
 def _stamp(path: Path) -> str:
     """Which files a model is made of, where reading them all would take long."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    is_folder = path.is_dir()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if is_folder else gguf_parts(path)
     found = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return json.dumps(found)
 
