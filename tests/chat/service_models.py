@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from bobot.chat.protocol import (
     Finished,
     PromptScored,
     Started,
+    TextRequest,
     TokenLogprob,
     Usage,
 )
@@ -126,3 +128,21 @@ async def until(is_true: Any) -> None:
     """Waits for what another thread brings about."""
     while not is_true():
         await asyncio.sleep(0.001)
+
+
+def requests(count: int) -> list[TextRequest]:
+    """Requests of all kinds: lengths, seeds, greedy, penalized, with stop strings."""
+    draw = random.Random(3)
+    made = []
+    for number in range(count):
+        kinds: list[dict[str, Any]] = [
+            {"temperature": 0.0},
+            {"seed": number},
+            {"seed": number, "temperature": 0.8, "top_p": 0.9, "top_k": 40},
+            {"temperature": 0.0, "frequency_penalty": 1.0},
+        ]
+        sampling = kinds[number % 4] | {"max_tokens": draw.randint(1, 40)}
+        prompt = "".join(draw.choices("abc def\u4f60", k=draw.randint(1, 90)))
+        stop = ("Q", "zz") if number % 3 == 0 else ()
+        made.append(TextRequest(prompt=prompt, sampling=sampling, stop=stop))
+    return made
