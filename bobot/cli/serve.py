@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bobot.cli.loading import importing, waiting
@@ -25,6 +26,7 @@ DEFAULT_PORT = 8008
 OLLAMA_PORT = 11434
 FIRST_KEY = "first"
 KEY_VARIABLE = "BOBOT_API_KEY"
+EFFORT = "reasoning_effort"
 RAM_SHARE = 0.9
 """Of the memory that is free when the server starts, what models may take."""
 
@@ -87,6 +89,32 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         help=tr("pass over parameters that are not supported instead of refusing them"),
     )
     parser.add_argument(
+        "--llama-server",
+        action="store_true",
+        help=tr("answer as llama-server does where its API and OpenAI's differ"),
+    )
+    parser.add_argument(
+        "--chat-template",
+        type=Path,
+        metavar="FILE",
+        help=tr("a chat template (Jinja) in the place of the models' own"),
+    )
+    parser.add_argument(
+        "--default",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=tr("temperature, seed, max_tokens ... where a request does not say; may be repeated"),
+    )
+    parser.add_argument(
+        "--show-prompt",
+        action="store_true",
+        help=tr("answer chats with the prompt too that the model was given (__verbose)"),
+    )
+    parser.add_argument(
+        "--parallel", type=int, default=16, metavar="N", help=tr("answers at once (default: 16)")
+    )
+    parser.add_argument(
         "--context", type=int, metavar="N", help=tr("tokens of a conversation, at most")
     )
     parser.add_argument(
@@ -111,6 +139,7 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     with importing(), waiting(tr("loading the model ...")):
+        from bobot.chat import requests
         from bobot.chat.service import ServiceLimits
         from bobot.chat.store import Store
         from bobot.engine import EngineConfig
@@ -119,8 +148,14 @@ def run(args: argparse.Namespace) -> int:
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
     is_open = hosts.is_loopback(args.host)
+    defaults = _defaults(args.default)
+    requests.sampling_params({k: v for k, v in defaults.items() if k != EFFORT})
     limits = settings.Settings(
         is_lenient=args.lenient,
+        is_llama=args.llama_server,
+        shows_prompt=args.show_prompt,
+        reasoning_effort=defaults.pop(EFFORT, None),
+        defaults=defaults,
         needs_key=not is_open or bool(given),
         allowed_hosts=tuple(args.allow_host),
         allowed_origins=tuple(args.allow_origin),
@@ -128,7 +163,9 @@ def run(args: argparse.Namespace) -> int:
         drain_s=args.drain_seconds,
     )
     shelf = library.Library(
-        EngineConfig(max_model_len=args.context), ServiceLimits(max_queue=args.max_queue)
+        EngineConfig(max_model_len=args.context, max_num_seqs=args.parallel),
+        ServiceLimits(max_queue=args.max_queue),
+        _template(args.chat_template),
     )
     served = models.Models(
         shelf.sources(args.models), _budget_bytes(args.memory), any_model=args.any_model
@@ -153,6 +190,29 @@ def run(args: argparse.Namespace) -> int:
     finally:
         chats.close()
     return 130 if stopped_by == signal.SIGINT else 0
+
+
+def _defaults(given: list[str]) -> dict[str, Any]:
+    """Name -> value, JSON where it is some."""
+    found: dict[str, Any] = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign or not name:
+            raise UsageError("--default is {found!r}; it must be NAME=VALUE.", found=item)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _template(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("can't read {path}: {reason}.", path=file, reason=error) from error
 
 
 def _check(args: argparse.Namespace) -> None:

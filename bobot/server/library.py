@@ -28,7 +28,7 @@ from bobot.hub.remote import Hub
 from bobot.hub.store import models as stored_models
 from bobot.hub.transfer import Meter
 from bobot.server.models import Facts, Opened, Source
-from bobot.text import load_tokenizer
+from bobot.text import load_tokenizer, with_template
 from bobot.text.gguf_metadata import read_header
 from bobot.weights.subject import subject_of
 
@@ -64,6 +64,8 @@ class Library:
 
     engine_config: EngineConfig = field(default_factory=EngineConfig)
     limits: ServiceLimits = field(default_factory=ServiceLimits)
+    chat_template: str | None = None
+    """In the place of the models' own."""
 
     def sources(self, names: Iterable[str]) -> list[Source]:
         """Those named, or without a name the embedded model, all others on this machine, and the
@@ -150,12 +152,15 @@ class Library:
     def _open(self, name: str, path: Path) -> Opened:
         model = load(path, engine_config=self.engine_config)
         model.name = name
+        if self.chat_template is not None:
+            model.tokenizer = with_template(model.need_tokenizer(), self.chat_template)
         service = LocalService(model, self.limits)
         return Opened(
             service,
             model.tokenizer,
             service.prompt_ids,
             lambda: dataclasses.asdict(service.stats()),
+            model.engine.config.max_num_seqs,
         )
 
 

@@ -107,6 +107,8 @@ class ChatBody(SamplingFields, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    timings_per_token: bool | None = None
+    verbose: bool | None = None
     audio: Any = None
     modalities: Any = None
     moderation: Any = None
@@ -128,8 +130,9 @@ class ChatBody(SamplingFields, kw_only=True):
         return bool(self.functions) and not self.tools
 
 
-def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
-    """Raises ParameterError."""
+def chat_request(body: ChatBody, *, lenient: bool = False, is_llama: bool = False) -> ChatRequest:
+    """Raises ParameterError. `is_llama`: a last message of the assistant is continued, and every
+    prompt begins with the beginning token."""
     refuse_unsupported(body, UNSUPPORTED, lenient=lenient)
     if body.stream_options is not None and not body.stream and not lenient:
         raise ParameterError("{param} needs stream: true.", param="stream_options")
@@ -158,7 +161,8 @@ def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
         format=format_of(body, body.response_format),
         reasoning_effort=body.reasoning_effort,
         template_options=body.chat_template_kwargs or {},
-        continues_last=_continues_last(body, messages),
+        continues_last=_continues_last(body, messages, is_llama=is_llama),
+        begins_with_bos=is_llama,
         is_private=body.private is True,
     )
 
@@ -169,10 +173,19 @@ def _logprobs(body: ChatBody) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _continues_last(body: ChatBody, messages: tuple[dict[str, Any], ...]) -> bool:
-    """vLLM's continue_final_message."""
+def _continues_last(
+    body: ChatBody, messages: tuple[dict[str, Any], ...], *, is_llama: bool
+) -> bool:
+    """vLLM's continue_final_message; llama-server needs no word for it."""
     if not body.continue_final_message:
-        return False
+        ends = [message["role"] == "assistant" for message in messages[-2:]]
+        wants = is_llama and ends[-1] and body.continue_final_message is None
+        if wants and ends == [True, True]:
+            raise ParameterError(
+                "{param}: two messages of the assistant stand at the end.",
+                param=f"messages[{len(messages) - 1}]",
+            )
+        return wants and not messages[-1].get("tool_calls")
     if messages[-1]["role"] != "assistant" or body.add_generation_prompt:
         raise ParameterError(
             "{param} needs a last message of the assistant, and add_generation_prompt: false.",
