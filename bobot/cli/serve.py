@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bobot.cli.loading import importing, waiting
 from bobot.cli.sanitize import sanitize
-from bobot.errors import UsageError
+from bobot.errors import RequestError, UsageError
 from bobot.messages import tr
 from bobot.paths import user_paths
 
@@ -149,12 +149,16 @@ def run(args: argparse.Namespace) -> int:
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
     is_open = hosts.is_loopback(args.host)
     defaults = _defaults(args.default)
-    requests.sampling_params({k: v for k, v in defaults.items() if k != EFFORT})
+    effort = defaults.pop(EFFORT, None)
+    try:
+        requests.sampling_params(defaults)
+    except RequestError as error:
+        raise UsageError("--default: {problem}", problem=error) from error
     limits = settings.Settings(
         is_lenient=args.lenient,
         is_llama=args.llama_server,
         shows_prompt=args.show_prompt,
-        reasoning_effort=defaults.pop(EFFORT, None),
+        reasoning_effort=None if effort is None else str(effort),
         defaults=defaults,
         needs_key=not is_open or bool(given),
         allowed_hosts=tuple(args.allow_host),
@@ -220,6 +224,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--port is {found}; allowed: 0 to 65535.", found=args.port)
     if args.max_queue < 1:
         raise UsageError("--max-queue is {found}; allowed: 1 or more.", found=args.max_queue)
+    if args.parallel < 1:
+        raise UsageError("--parallel is {found}; allowed: 1 or more.", found=args.parallel)
     if args.drain_seconds < 0:
         raise UsageError(
             "--drain-seconds is {found}; allowed: 0 or more.", found=args.drain_seconds

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
@@ -172,7 +173,7 @@ class LlamaServer:
                 },
                 "total_slots": opened.num_slots,
                 "model_alias": opened.model.name,
-                "model_path": facts.path or "",
+                "model_path": Path(facts.path or "").name,
                 "chat_template": "" if tokenizer is None else tokenizer.chat_template or "",
                 "modalities": {"vision": False, "audio": False},
                 "build_info": FINGERPRINT,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,7 +78,7 @@ class Runner:
         settings, options = self._settings, dict(request.template_options)
         effort = request.reasoning_effort or settings.reasoning_effort
         if settings.is_llama and opened.tokenizer is not None:
-            options = _llama_options(opened.tokenizer, effort) | options
+            options = _llama_options(opened.tokenizer, request.tools, effort) | options
         request = replace(
             request,
             sampling={**settings.defaults, **request.sampling},
@@ -164,12 +165,15 @@ class Runner:
                 log.exception("%s: the use of key %s was not counted", model, key.name)
 
 
-def _llama_options(tokenizer: Tokenizer, effort: str | None) -> dict[str, Any]:
+def _llama_options(
+    tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]], effort: str | None
+) -> dict[str, Any]:
     """The variables that llama-server gives to every chat template that knows them."""
     today = datetime.date.today()
     options: dict[str, Any] = {
         "date_string": today.strftime("%d %b %Y"),
         "datetime": today.strftime("%b %d %Y"),
+        "functions": json.dumps(tools, indent=2) if tools else "",
     }
     if effort != NO_REASONING:
         options["enable_thinking"] = True

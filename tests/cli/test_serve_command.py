@@ -40,6 +40,11 @@ def test_no_keys_say_how_to_make_one(run_bobot):
         (("serve", "--memory", "-1"), "--memory"),
         (("serve", "--drain-seconds", "-1"), "--drain-seconds"),
         (("serve", "--api-key", " "), "--api-key"),
+        (("serve", "--parallel", "0"), "--parallel"),
+        (("serve", "--default", "temperature"), "NAME=VALUE"),
+        (("serve", "--default", "temperature=hot"), "temperature"),
+        (("serve", "--default", "typical_p=0.5"), "typical_p"),
+        (("serve", "--chat-template", "no-such-file"), "no-such-file"),
         (("serve", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],
 )

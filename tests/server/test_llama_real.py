@@ -16,6 +16,7 @@ from bobot.chat.local import LocalModel
 from bobot.chat.service import LocalService
 from bobot.engine import EngineConfig
 from bobot.server.models import Facts, Opened, Source
+from bobot.text import with_template
 
 PROMPT = "Once upon a time"
 ASK = {"prompt": PROMPT, "n_predict": 6, "temperature": 0, "n_probs": 5, "return_tokens": True}
@@ -37,7 +38,7 @@ def client(model, tmp_path_factory) -> Iterator[Talk]:
             service, model.tokenizer, service.prompt_ids, lambda: vars(service.stats()), 3
         )
 
-    facts = Facts(created_s=1, context=128, path="model.gguf")
+    facts = Facts(created_s=1, context=128, path="/home/me/model.gguf")
     source = Source("real", facts, lambda: 1, open_it)
     talk = talk_to(
         Path(tmp_path_factory.mktemp("real")), sources=[source], is_llama=True, defaults={"seed": 9}
@@ -154,3 +155,13 @@ def test_embeddings_are_vectors_of_length_one(client):
     same = client.ask("/v1/embeddings", {"input": PROMPT}).json()["data"][0]["embedding"]
     assert torch.tensor(vector).norm() == pytest.approx(1, abs=1e-4)
     assert vector == pytest.approx(same, abs=1e-6)
+
+
+def test_a_template_can_take_the_place_of_the_model_s_own(model):
+    source = "{{ bos_token }}[{{ messages[0].content }}]{{ eos_token }}"
+    changed = with_template(model.tokenizer, source)
+    names = {token_id: name for name, token_id in changed.special_tokens.items()}
+    bos, eos = names.get(changed.bos_id, ""), names[changed.vocabulary.eos_id]
+    assert changed.render(MESSAGES) == f"{bos}[Tell me of a river.]{eos}"
+    assert changed.chat_template == source != model.tokenizer.chat_template
+    assert changed.encode("river") == model.tokenizer.encode("river")
