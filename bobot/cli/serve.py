@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=tr("what to serve"))
     parser.add_argument(
-        "--host", default="127.0.0.1", help=tr("address to listen on (default: this machine only)")
+        "--host",
+        default="127.0.0.1",
+        help=tr("address to listen on, or several with commas (default: this machine only)"),
     )
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, metavar="N", help=tr("default: 8008")
@@ -147,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
         from bobot.server.page_chats import Chats
         from bobot.server.page_routes import page_routes
     given = args.api_key or ([key] if (key := os.environ.get(KEY_VARIABLE)) else [])
-    is_open = hosts.is_loopback(args.host)
+    addresses = list(dict.fromkeys(map(str.strip, args.host.split(","))))
+    is_open = all(map(hosts.is_loopback, addresses))
     defaults = _defaults(args.default)
     effort = defaults.pop(EFFORT, None)
     try:
@@ -176,8 +180,7 @@ def run(args: argparse.Namespace) -> int:
     )
     store = keys.KeyStore.open(user_paths().data / "server.db", given)
     ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
-    sockets = [listen.listening(args.host, port) for port in dict.fromkeys(ports)]
-    _tell_addresses(args.host, [sock.getsockname()[1] for sock in sockets], is_open)
+    sockets = _listening(addresses, ports, is_open)
     _tell_keys(store, needs_key=limits.needs_key)
     _show_requests()
     chats = Chats(Store(user_paths().store))
@@ -246,12 +249,32 @@ def _tell(line: str) -> None:
     print(sanitize(line), flush=True)
 
 
-def _tell_addresses(host: str, ports: list[int], is_open: bool) -> None:
-    name = f"[{host}]" if ":" in host else host
+def _listening(addresses: list[str], ports: list[int], is_open: bool) -> list[socket.socket]:
+    """The same ports at each address."""
+    from bobot.server import listen
+
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        mine = [listen.listening(address, port) for port in dict.fromkeys(ports)]
+        ports = [sock.getsockname()[1] for sock in mine]  # 0 has become one that is free
+        _tell_addresses(address, ports)
+        sockets += mine
+    _tell_page(addresses[0], ports[0], is_open)
+    return sockets
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _tell_addresses(host: str, ports: list[int]) -> None:
     for port in ports:
-        address = f"http://{name}:{port}"
+        address = _url(host, port)
         _tell(tr("listening on {address}  (OpenAI: {address}/v1)", address=address))
-    _tell(tr("chat in a browser: {address}", address=f"http://{name}:{ports[0]}/app/"))
+
+
+def _tell_page(host: str, port: int, is_open: bool) -> None:
+    _tell(tr("chat in a browser: {address}", address=f"{_url(host, port)}/app/"))
     if not is_open:
         _tell(
             tr("other machines can reach it, and the line is not encrypted: see --host in --help")

@@ -37,6 +37,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields of the API that bobot does not have; name -> values that ask for nothing."""
 
 
+JOINT, LLAMA_JOINT = "\n", "\n\n"
+"""Between the parts of a message, as vLLM joins them, and as llama-server does."""
+
+
 class ContentPart(Struct, kw_only=True):
     type: str
     text: str | None = None
@@ -150,7 +154,7 @@ def chat_request(body: ChatBody, *, lenient: bool = False, is_llama: bool = Fals
         sampling["max_tokens"] = limit
     if (logprobs := _logprobs(body)) is not None:
         sampling["logprobs"] = logprobs
-    messages = messages_of(body.messages)
+    messages = messages_of(body.messages, LLAMA_JOINT if is_llama else JOINT)
     return ChatRequest(
         messages=messages,
         sampling=sampling,
@@ -194,12 +198,12 @@ def _continues_last(
     return True
 
 
-def messages_of(messages: list[ChatMessage]) -> tuple[dict[str, Any], ...]:
+def messages_of(messages: list[ChatMessage], joint: str = JOINT) -> tuple[dict[str, Any], ...]:
     """In the words of ChatRequest: developer is system, function is tool, parts are one text."""
-    return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
+    return tuple(_message(message, f"messages[{i}]", joint) for i, message in enumerate(messages))
 
 
-def _message(message: ChatMessage, place: str) -> dict[str, Any]:
+def _message(message: ChatMessage, place: str, joint: str) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
     calls = _calls(message, place) if role == "assistant" else []
     content = message.content
@@ -209,7 +213,7 @@ def _message(message: ChatMessage, place: str) -> dict[str, Any]:
         raise ParameterError(
             "{param} is missing.", param=f"{place}.content", code="missing_required_parameter"
         )
-    found: dict[str, Any] = {"role": role, "content": text_of(content, f"{place}.content")}
+    found: dict[str, Any] = {"role": role, "content": text_of(content, f"{place}.content", joint)}
     if reasoning := message.reasoning_content or message.reasoning:
         found["reasoning_content"] = reasoning
     if calls:
@@ -227,8 +231,8 @@ def _message(message: ChatMessage, place: str) -> dict[str, Any]:
     return found
 
 
-def text_of(content: Content, place: str) -> str:
-    """The text of parts, a line break between them, as vLLM and llama.cpp join them."""
+def text_of(content: Content, place: str, joint: str = JOINT) -> str:
+    """The text of parts, `joint` between them."""
     if isinstance(content, str):
         return content
     texts = []
@@ -248,7 +252,7 @@ def text_of(content: Content, place: str) -> str:
                 code="missing_required_parameter",
             )
         texts.append(text)
-    return "\n".join(texts)
+    return joint.join(texts)
 
 
 def _calls(message: ChatMessage, place: str) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ PROGRESS = "return_progress is refused: the engine does not report parts of a pr
 MISSING = "bobot has no such feature"
 
 KNOWN: dict[str, str] = {
-    "basic::test_server_multiple_addresses": "one address per server",
     "basic::test_server_slots": "/slots shows no texts, so that no flag opens it; a key can",
     "basic::test_load_split_model": MODEL,
     "basic::test_no_ui": "the page is at /app/; / greets as Ollama does",
@@ -21,8 +20,6 @@ KNOWN: dict[str, str] = {
     "chat_completion::test_chat_completion_stream*": DRAWS,
     "chat_completion::test_chat_completion_with_openai_library": DRAWS,
     "chat_completion::test_chat_completion_cached_tokens": "prefixes are shared in blocks of 16",
-    "chat_completion::test_chat_template_assistant_prefill[[]prefill1*": "parts of a message are"
-    " joined by one line break, as vLLM joins them",
     "chat_completion::test_return_progress*": PROGRESS,
     "compat_anthropic::test_anthropic_tool_result_with_image": "an image is refused with 400, as"
     " the request's mistake, not with 500",
