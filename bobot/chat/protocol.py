@@ -17,6 +17,8 @@ from bobot.text.parts import PartDelta
 
 FormatKind = Literal["text", "json_object", "json_schema", "regex", "lark", "gbnf"]
 ToolChoice = Literal["auto", "none", "required"]
+NO_REASONING = "none"
+"""The reasoning effort of an answer without reasoning."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class ChatRequest:
     """Further variables of the chat template (chat_template_kwargs)."""
     continues_last: bool = False
     """The last message, the assistant's, is to be continued and not to be answered."""
+    begins_with_bos: bool = False
+    """The prompt begins with the beginning token of plain texts also where the chat template does
+    not write it, as llama.cpp's prompts do."""
     is_private: bool = False
     """Never leaves this machine."""
 

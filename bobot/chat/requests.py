@@ -8,11 +8,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bobot.chat.local import LocalModel
-from bobot.chat.protocol import ChatRequest, Format, ParameterError, TextRequest
+from bobot.chat.protocol import NO_REASONING, ChatRequest, Format, ParameterError, TextRequest
 from bobot.chat.token_reader import Parser, PlainText
 from bobot.engine import SamplingParams
 from bobot.engine.sampling_params import MAX_LOGPROBS
@@ -29,6 +29,8 @@ from bobot.text.markers import Marker
 
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _OWN_VARIABLES = ("messages", "tools", "add_generation_prompt", "now", "continues_last")
+_SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which chat templates turn reasoning off; models without reasoning know neither."""
 _FIELDS = {item.name: item for item in fields(SamplingParams)}
 
 
@@ -53,12 +55,19 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
     tools, calls = _tools(request)
     tells_tools = not tokenizer.takes("tools")
     ids = _chat_ids(model, tokenizer, request, tools, tells_tools)
+    if request.begins_with_bos and tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]:
+        ids = model.encode("") + ids
     style = answer_style(
         tokenizer,
         tools=tools,
         prompt_ids=() if request.continues_last else ids,
         has_told_tools=bool(tools) and tells_tools,
     )
+
+    if request.reasoning_effort == NO_REASONING and style.reasoning and style.reasoning.is_open:
+        # The template opens the reasoning whatever it is asked: it is closed again, empty.
+        ids += tokenizer.encode(style.reasoning.end, allow_special=True)
+        style = replace(style, reasoning=style.reasoning._replace(is_open=False))
 
     def parser() -> Parser:
         parser = answer_parser(tokenizer, tools=tools, style=style)
@@ -324,7 +333,11 @@ def _options(model: LocalModel, tokenizer: Tokenizer, request: ChatRequest) -> d
     takes_effort, effort = tokenizer.takes("reasoning_effort"), request.reasoning_effort
     if not takes_effort and request.effort_is_optional:
         effort = None
-    if effort is not None:
+    if effort == NO_REASONING and not takes_effort:
+        for name in _SWITCHES:
+            if tokenizer.takes(name):
+                options[name] = False
+    elif effort is not None:
         if not takes_effort:
             raise ParameterError(
                 "{name} has no reasoning effort to set: its chat template knows none.",

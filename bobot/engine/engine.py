@@ -167,6 +167,7 @@ class Engine:
         outputs = list(chain.from_iterable(map(self._accept, caught_up, choices)))
         self.scheduler.commit(chunks)
         self._stats.num_steps += 1
+        self._stats.num_chunks += len(chunks)
         self._stats.num_generated_tokens += sum(o.token_id is not None for o in outputs)
         return outputs
 

@@ -14,7 +14,7 @@ from bobot.engine.constraint import Masks
 from bobot.engine.request import Chunk, Sequence
 from bobot.engine.sampling_params import SamplingParams
 from bobot.errors import RequestError
-from bobot.ops.sampling import NEVER, best_ids, penalize, sample
+from bobot.ops.sampling import NEVER, best_ids, filtered, keep_top_k, penalize, sample
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,23 @@ def _choose_one(
         return Choice(None, error=_not_finite(logits_V, sequence.num_tokens + len(drafts)))
     params = sequence.request.params
     is_best = params.is_greedy and not params.changes_logits
-    if is_best and (allowed_V is None or allowed_V[best]):
-        token_id = best
-    else:
-        token_id = _sample(logits_V, sequence, drafts, params, allowed_V)
+    if is_best and (allowed_V is None or allowed_V[best]) and not params.drawn_logprobs:
+        return _with_logprobs(logits_V, best, params.logprobs)
+    scores_V = _scores(logits_V, sequence, drafts, params, allowed_V)
+    token_id = _sample(scores_V, sequence, drafts, params)
+    if params.drawn_logprobs and params.logprobs is not None:
+        logits_V = _drawn_from(scores_V, params)
     return _with_logprobs(logits_V, token_id, params.logprobs)
 
 
-def _sample(
+def _scores(
     logits_V: Tensor,
     sequence: Sequence,
     drafts: tuple[int, ...],
     params: SamplingParams,
     allowed_V: Tensor | None,
-) -> int:
+) -> Tensor:
+    """The logits after penalties and bias; those that the mask rules out are -inf."""
     if params.changes_logits:
         logits_V = penalize(
             logits_V,
@@ -116,10 +119,29 @@ def _sample(
         )
     if allowed_V is not None:
         logits_V = logits_V.masked_fill(~allowed_V.to(logits_V.device), NEVER)
+    return logits_V
+
+
+def _drawn_from(scores_V: Tensor, params: SamplingParams) -> Tensor:
+    """What `_sample` draws from: its softmax is the distribution of the token."""
     if params.is_greedy:
-        return int(logits_V.argmax())
+        return keep_top_k(scores_V, 1)
+    return filtered(
+        scores_V,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+    )
+
+
+def _sample(
+    scores_V: Tensor, sequence: Sequence, drafts: tuple[int, ...], params: SamplingParams
+) -> int:
+    if params.is_greedy:
+        return int(scores_V.argmax())
     return sample(
-        logits_V,
+        scores_V,
         sequence.token_key(sequence.num_tokens + len(drafts)),
         temperature=params.temperature,
         top_k=params.top_k,
@@ -133,7 +155,8 @@ def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int | None) -> Choi
         return Choice(token_id)
     logprobs_V = logits_V.log_softmax(dim=-1)
     values, ids = logprobs_V.topk(min(num_top, len(logprobs_V)))
-    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    top = tuple((other, value) for other, value in pairs if value > NEVER)
     return Choice(token_id, float(logprobs_V[token_id]), top)
 
 

@@ -44,6 +44,9 @@ class SamplingParams:
     logprobs: int | None = None
     """Log-probability of the chosen token and of so many most likely ones, under the model's own
     distribution: before penalties, bias, temperature and filters."""
+    drawn_logprobs: bool = False
+    """Log-probabilities under the distribution that the token was drawn from instead; tokens that
+    had no chance are not among the most likely ones."""
 
     def __post_init__(self) -> None:
         _check("n", self.n, 1, MAX_N)

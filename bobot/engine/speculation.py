@@ -139,6 +139,7 @@ class Speculation:
         followed = sequence.token_ids[sequence.num_computed_tokens + chunk.num_tokens :]
         num_accepted = sum(a == b for a, b in zip(chunk.draft_ids, followed, strict=False))
         self._trust[sequence].learn(len(chunk.draft_ids), num_accepted)
+        self.stats.num_drafts += bool(chunk.draft_ids)
         self.stats.num_drafted_tokens += len(chunk.draft_ids)
         self.stats.num_accepted_tokens += num_accepted
 

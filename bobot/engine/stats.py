@@ -8,6 +8,8 @@ from dataclasses import dataclass
 @dataclass
 class EngineStats:
     num_steps: int = 0
+    num_chunks: int = 0
+    """Sequences that took part in each step, summed over the steps."""
     num_preemptions: int = 0
     num_computed_tokens: int = 0
     """Tokens that went through the model, recomputed ones and drafts included."""
@@ -16,6 +18,8 @@ class EngineStats:
     num_restored_tokens: int = 0
     """Those of them that came from the disk."""
     num_generated_tokens: int = 0
+    num_drafts: int = 0
+    """Runs of tokens that speculation proposed."""
     num_drafted_tokens: int = 0
     """Tokens that speculation proposed."""
     num_accepted_tokens: int = 0

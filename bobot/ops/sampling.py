@@ -89,11 +89,18 @@ def sample_reference(
     logits_V: Tensor, key: int, *, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> int:
     """The definition of `sample`, step by step."""
+    kept_V = filtered(logits_V, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return draw(kept_V, key)
+
+
+def filtered(
+    logits_V: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float
+) -> Tensor:
+    """The logits that `sample` draws from, -inf where a token has no chance."""
     logits_V = apply_temperature(logits_V, temperature)
     logits_V = keep_top_k(logits_V, top_k)
     logits_V = keep_top_p(logits_V, top_p)
-    logits_V = keep_min_p(logits_V, min_p)
-    return draw(logits_V, key)
+    return keep_min_p(logits_V, min_p)
 
 
 def apply_temperature(logits_V: Tensor, temperature: float) -> Tensor:

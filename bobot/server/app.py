@@ -24,6 +24,7 @@ from bobot.server.failures import Failure
 from bobot.server.keys import KeyStore
 from bobot.server.library import Library
 from bobot.server.listing import Listing
+from bobot.server.llama_routes import LlamaServer
 from bobot.server.metrics import Metrics
 from bobot.server.models import Models
 from bobot.server.ollama_answer import Ollama
@@ -62,7 +63,7 @@ def create_app(
     """
     inflight = Inflight(settings.max_calls)
     metrics, rates = Metrics(lambda: len(inflight)), Rates()
-    runner = Runner(models, metrics, rates, keys, is_lenient=settings.is_lenient)
+    runner = Runner(models, metrics, rates, keys, settings)
     store = ResponseStore(keys.database)
     store.forget_old()
     routes = [
@@ -73,6 +74,7 @@ def create_app(
         )
         for row in [
             *_openai_rows(runner, settings, store),
+            *_llama_rows(runner, settings),
             *_other_rows(runner, settings, metrics, library),
         ]
         for path in row.paths
@@ -101,6 +103,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.inflight, app.state.runner = inflight, runner
+    app.state.is_llama = settings.is_llama
     return app
 
 
@@ -111,8 +114,8 @@ def _openai_rows(runner: Runner, settings: Settings, store: ResponseStore) -> li
         _Row("POST", _both("/chat/completions"), openai.chat, is_work=True),
         _Row("GET", _both("/chat/completions"), openai.stored_chats),
         _Row("POST", _both("/chat/completions/input_tokens"), tokens.count_chat),
-        _Row("POST", _both("/completions"), openai.text, is_work=True),
-        _Row("POST", _both("/embeddings"), openai.embed, is_work=True),
+        _Row("POST", _shared("/completions", settings), openai.text, is_work=True),
+        _Row("POST", _shared("/embeddings", settings), openai.embed, is_work=True),
         _Row("POST", _both("/responses"), responses.create, is_work=True),
         _Row("POST", _both("/responses/input_tokens"), responses.count),
         _Row("GET", _both("/responses/{id}"), responses.get),
@@ -124,10 +127,27 @@ def _openai_rows(runner: Runner, settings: Settings, store: ResponseStore) -> li
     ]
 
 
+def _llama_rows(runner: Runner, settings: Settings) -> list[_Row]:
+    llama = LlamaServer(runner, settings)
+    ours = ("/completion", "/completions"), ("/embedding", "/embeddings")
+    if not settings.is_llama:
+        ours = ("/completion",), ("/embedding",)
+    return [
+        _Row("POST", ours[0], llama.complete, is_work=True),
+        _Row("POST", ours[1], llama.embed, is_work=True),
+        _Row("POST", ("/infill",), llama.infill, is_work=True),
+        _Row("POST", ("/apply-template",), llama.apply_template),
+        _Row("POST", (*_both("/rerank"), *_both("/reranking")), llama.rerank),
+        _Row("GET", ("/props",), llama.props),
+        _Row("GET", ("/slots",), llama.slots, scope="observe"),
+        _Row("GET", ("/lora-adapters",), llama.lora_adapters),
+    ]
+
+
 def _other_rows(
     runner: Runner, settings: Settings, metrics: Metrics, library: Library
 ) -> list[_Row]:
-    listing = Listing(runner.models, metrics)
+    listing = Listing(runner.models, metrics, is_llama=settings.is_llama)
     anthropic, ollama = Anthropic(runner, settings), Ollama(runner, settings)
     ollama_models = OllamaModels(runner.models, library)
     return [
@@ -157,6 +177,11 @@ def _both(path: str) -> tuple[str, str]:
     return f"/v1{path}", path
 
 
+def _shared(path: str, settings: Settings) -> tuple[str, ...]:
+    """The paths of OpenAI's route where llama-server has its own one under `path`."""
+    return (f"/v1{path}",) if settings.is_llama else _both(path)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     """No such route, or another method, in the words of the path's API."""
     assert isinstance(error, HTTPException)
@@ -165,6 +190,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} {path}: {str(error.detail).lower()}."
     failure = Failure(error.status_code, "invalid_request_error", message, None, code)
     call = request.scope["state"]["call"]
-    reply = face_of(path).reply(failure, call.request_id)
+    face = face_of(path, is_llama=request.app.state.is_llama)
+    reply = face.reply(failure, call.request_id)
     headers = {**(error.headers or {}), "content-type": "application/json"}
     return Response(encode(reply.content), reply.status, headers)

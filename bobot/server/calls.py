@@ -24,6 +24,7 @@ from bobot.server.failures import (
     anthropic_error,
     anthropic_status,
     failure_of,
+    llama_error,
     ollama_error,
     openai_error,
 )
@@ -109,17 +110,29 @@ class Face:
 OPENAI = Face(lambda failure: failure.status, lambda failure, _: openai_error(failure))
 ANTHROPIC = Face(anthropic_status, anthropic_error)
 OLLAMA = Face(lambda failure: failure.status, lambda failure, _: ollama_error(failure))
+LLAMA = Face(lambda failure: failure.status, lambda failure, _: llama_error(failure))
+
+LLAMA_PATHS = frozenset(
+    {"/completion", "/infill", "/embedding", "/apply-template", "/props", "/slots"}
+    | {"/lora-adapters", "/rerank", "/reranking", "/v1/rerank", "/v1/reranking"}
+)
 
 
-def face_of(path: str) -> Face:
-    """The API that a path belongs to."""
+def face_of(path: str, *, is_llama: bool = False) -> Face:
+    """The API that a path belongs to; `is_llama`: llama-server's in the place of OpenAI's."""
     if path.removeprefix("/v1").startswith("/messages"):
         return ANTHROPIC
-    return OLLAMA if path.startswith("/api/") else OPENAI
+    if path.startswith("/api/"):
+        return OLLAMA
+    return LLAMA if is_llama or path in LLAMA_PATHS else OPENAI
 
 
 def openai_stream(frames: AsyncGenerator[bytes, None]) -> Stream:
     return Stream(frames, SSE, lambda failure: sse(openai_error(failure)))
+
+
+def llama_stream(frames: AsyncGenerator[bytes, None]) -> Stream:
+    return Stream(frames, SSE, lambda failure: sse(llama_error(failure)))
 
 
 def ollama_stream(frames: AsyncGenerator[bytes, None]) -> Stream:
@@ -150,7 +163,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Call = scope["state"]["call"]
         call.params, call.label = scope.get("path_params", {}), self.label
-        sender = _Sender(send, face_of(call.path), call, self._settings.ping_s)
+        face = face_of(call.path, is_llama=self._settings.is_llama)
+        sender = _Sender(send, face, call, self._settings.ping_s)
         try:
             self._check_scope(call)
             call.body = await asyncio.wait_for(

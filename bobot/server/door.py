@@ -6,6 +6,7 @@ key, its limits. Logs hold numbers and names, never a prompt, an answer or a key
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -92,6 +93,12 @@ class Door:
 
         try:
             self._check_size(headers)
+            if scope["method"] == "OPTIONS" and self._settings.is_llama:
+                # As llama-server: a page that may not call sees no header that lets it.
+                with contextlib.suppress(DoorError):
+                    self._check_place(passage, headers)
+                await _send(dressed, 200, b"", {})
+                return
             self._check_place(passage, headers)
             if scope["method"] == "OPTIONS":
                 await _send(dressed, 204, b"", {})
@@ -102,7 +109,7 @@ class Door:
             await self._app(scope, receive, dressed)
         except BobotError as error:
             failure = failure_of(error)
-            face = face_of(passage.call.path)
+            face = face_of(passage.call.path, is_llama=self._settings.is_llama)
             reply = face.reply(failure, passage.call.request_id)
             await _send(dressed, reply.status, encode(reply.content), reply.headers)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bobot.chat.protocol import OverloadedError, ParameterError
@@ -26,6 +26,8 @@ class Failure:
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    context: tuple[int, int] | None = None
+    """Of a prompt that is too long: its tokens, and those that fit."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ KINDS = {
     403: "permission_error",
     429: "rate_limit_error",
     500: "server_error",
+    501: "not_supported_error",
     502: "server_error",
     503: "unavailable_error",
 }
@@ -91,7 +94,11 @@ def failure_of(error: Exception) -> Failure:
         return Failure(error.status, kind, message, None, error.code, error.retry_after_s)
     if isinstance(error, ParameterError):
         status = STATUS_OF_CODE.get(error.code, 400)
-        return Failure(status, "invalid_request_error", message, error.param, error.code)
+        found = Failure(status, "invalid_request_error", message, error.param, error.code)
+        sizes = error.values.get("found"), error.values.get("allowed")
+        if error.code == CONTEXT_CODE and all(isinstance(size, int) for size in sizes):
+            return replace(found, context=sizes)  # type: ignore[arg-type]
+        return found
     if isinstance(error, OverloadedError):
         after_s = error.retry_after_s
         return Failure(503, KINDS[503], message, None, "overloaded", after_s)
@@ -125,6 +132,27 @@ def anthropic_error(failure: Failure, request_id: str) -> dict[str, Any]:
     kind = ANTHROPIC_KINDS.get(failure.status, "api_error")
     error = {"type": kind, "message": failure.message}
     return {"type": "error", "error": error, "request_id": request_id}
+
+
+LLAMA_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    501: "not_supported_error",
+    503: "unavailable_error",
+}
+
+
+def llama_error(failure: Failure) -> dict[str, Any]:
+    """llama-server's error: `code` is the status; a prompt that is too long has both sizes."""
+    kind, sizes, message = LLAMA_KINDS.get(failure.status, failure.kind), {}, failure.message
+    if failure.context is not None:
+        kind = "exceed_context_size_error"
+        sizes = dict(zip(("n_prompt_tokens", "n_ctx"), failure.context, strict=True))
+        message += " The request exceeds the available context size."  # what clients look for
+    error = {"code": failure.status, "message": message, "type": kind, "param": failure.param}
+    return {"error": {**error, **sizes}}
 
 
 def ollama_error(failure: Failure) -> dict[str, Any]:

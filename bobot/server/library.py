@@ -31,7 +31,7 @@ from bobot.hub.transfer import Meter
 from bobot.paths import user_paths
 from bobot.quant.tiles import Activations
 from bobot.server.models import Facts, Opened, Source
-from bobot.text import load_tokenizer
+from bobot.text import load_tokenizer, with_template
 from bobot.text.gguf_metadata import read_header
 from bobot.weights.subject import subject_of
 
@@ -71,6 +71,8 @@ class Library:
     """Of the prefix cache on the disk; 0: none."""
     activations: Activations = None
     """See chat.local.load."""
+    chat_template: str | None = None
+    """In the place of the models' own."""
 
     def sources(self, names: Iterable[str]) -> list[Source]:
         """Those named, or without a name the embedded model, all others on this machine, and the
@@ -157,6 +159,8 @@ class Library:
     def _open(self, name: str, path: Path, digest: str | None) -> Opened:
         model = load(path, engine_config=self.engine_config, activations=self.activations)
         model.name = name
+        if self.chat_template is not None:
+            model.tokenizer = with_template(model.need_tokenizer(), self.chat_template)
         if self.max_prefix_bytes:
             self._keep_prefixes(model, digest or _stamp(path))
         service = LocalService(model, self.limits)
@@ -165,6 +169,7 @@ class Library:
             model.tokenizer,
             service.prompt_ids,
             lambda: dataclasses.asdict(service.stats()),
+            model.engine.config.max_num_seqs,
         )
 
     def _keep_prefixes(self, model: LocalModel, weights: str) -> None:

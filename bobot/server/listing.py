@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from typing import Any
 
 from bobot.server.calls import Call, Reply
@@ -12,7 +13,10 @@ from bobot.server.models import Listed, Models, as_meta
 
 
 class Listing:
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, *, is_llama: bool = False) -> None:
+        """`is_llama`: /metrics has llama-server's too."""
+        self._is_llama = is_llama
+        self._started_s = time.time()
         self._models = models
         self._metrics = metrics
 
@@ -48,8 +52,13 @@ class Listing:
     async def metrics(self, call: Call) -> Reply:
         listed = self._models.listed()
         self._metrics.loaded.set(sum(model.state == "ready" for model in listed))
-        self._metrics.show_engines(self._models.counts())
-        return Reply(self._metrics.text(), headers={"content-type": CONTENT_TYPE})
+        counts = self._models.counts()
+        self._metrics.show_engines(counts)
+        text, headers = self._metrics.text(), {"content-type": CONTENT_TYPE}
+        if self._is_llama:
+            text += self._metrics.llama.text(counts.values())
+            headers["process-start-time-unix"] = str(int(self._started_s))
+        return Reply(text, headers=headers)
 
 
 def _model(listed: Listed) -> dict[str, Any]:

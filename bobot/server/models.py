@@ -55,6 +55,8 @@ class Opened:
     """The prompt of a conversation as the model reads it, without asking for an answer."""
     counts: Callable[[], Mapping[str, float]] | None = None
     """What its engine counts now, by name."""
+    num_slots: int | None = None
+    """Answers that it writes at the same time."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import functools
 from bobot.chat.protocol import ChatRequest, TextRequest, TokenLogprob
 from bobot.server.calls import Call, Reply, Stream, openai_stream
 from bobot.server.embeddings import EmbeddingBody, embedding_list, texts_of
+from bobot.server.llama_fields import shown
 from bobot.server.openai_chat import ChatBody, chat_request
 from bobot.server.openai_chat_answer import ChatForm, chat_chunks, whole_chat
 from bobot.server.openai_text import TextBody, text_plan
 from bobot.server.openai_text_answer import Echo, text_chunks, whole_texts
 from bobot.server.running import Gathered, Runner, gather, merge
 from bobot.server.settings import Settings
+from bobot.server.tokens import tokenizer_of
 from bobot.server.wire import decode
 
 
@@ -22,12 +24,17 @@ class OpenAi:
     def __init__(self, runner: Runner, settings: Settings) -> None:
         self._runner = runner
         self._is_lenient = settings.is_lenient
+        self._settings = settings
 
     async def chat(self, call: Call) -> Reply | Stream:
         body = decode(call.body, ChatBody)
         call.is_private |= body.private
-        request = chat_request(body, lenient=self._is_lenient)
+        settings = self._settings
+        request = chat_request(body, lenient=self._is_lenient, is_llama=settings.is_llama)
         form = ChatForm(
+            is_llama=settings.is_llama,
+            shows_timings=bool(body.timings_per_token),
+            prompt=await self._prompt(body, request),
             includes_usage=body.includes_usage,
             is_legacy=body.is_legacy,
             shows_ids=bool(body.return_token_ids),
@@ -74,6 +81,15 @@ class OpenAi:
         call.is_private |= body.private
         vectors, num_tokens, name = await self._runner.embed(call, body.model, texts)
         return Reply(embedding_list(name, vectors, num_tokens, as_text=as_text))
+
+    async def _prompt(self, body: ChatBody, request: ChatRequest) -> str | None:
+        """The prompt as text, where it is wanted in the answer."""
+        is_wanted = self._settings.shows_prompt if body.verbose is None else body.verbose
+        if not is_wanted:
+            return None
+        ids = await self._runner.prompt_ids(body.model, request)
+        async with self._runner.models.borrow(body.model) as opened:
+            return shown(tokenizer_of(opened), ids)
 
     async def _score(
         self, call: Call, body: ChatBody, request: ChatRequest

@@ -37,6 +37,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields of the API that bobot does not have; name -> values that ask for nothing."""
 
 
+JOINT, LLAMA_JOINT = "\n", "\n\n"
+"""Between the parts of a message, as vLLM joins them, and as llama-server does."""
+
+
 class ContentPart(Struct, kw_only=True):
     type: str
     text: str | None = None
@@ -107,6 +111,8 @@ class ChatBody(SamplingFields, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    timings_per_token: bool | None = None
+    verbose: bool | None = None
     audio: Any = None
     modalities: Any = None
     moderation: Any = None
@@ -128,8 +134,9 @@ class ChatBody(SamplingFields, kw_only=True):
         return bool(self.functions) and not self.tools
 
 
-def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
-    """Raises ParameterError."""
+def chat_request(body: ChatBody, *, lenient: bool = False, is_llama: bool = False) -> ChatRequest:
+    """Raises ParameterError. `is_llama`: a last message of the assistant is continued, and every
+    prompt begins with the beginning token."""
     refuse_unsupported(body, UNSUPPORTED, lenient=lenient)
     if body.stream_options is not None and not body.stream and not lenient:
         raise ParameterError("{param} needs stream: true.", param="stream_options")
@@ -147,7 +154,7 @@ def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
         sampling["max_tokens"] = limit
     if (logprobs := _logprobs(body)) is not None:
         sampling["logprobs"] = logprobs
-    messages = messages_of(body.messages)
+    messages = messages_of(body.messages, LLAMA_JOINT if is_llama else JOINT)
     return ChatRequest(
         messages=messages,
         sampling=sampling,
@@ -158,7 +165,8 @@ def chat_request(body: ChatBody, *, lenient: bool = False) -> ChatRequest:
         format=format_of(body, body.response_format),
         reasoning_effort=body.reasoning_effort,
         template_options=body.chat_template_kwargs or {},
-        continues_last=_continues_last(body, messages),
+        continues_last=_continues_last(body, messages, is_llama=is_llama),
+        begins_with_bos=is_llama,
     )
 
 
@@ -168,10 +176,19 @@ def _logprobs(body: ChatBody) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _continues_last(body: ChatBody, messages: tuple[dict[str, Any], ...]) -> bool:
-    """vLLM's continue_final_message."""
+def _continues_last(
+    body: ChatBody, messages: tuple[dict[str, Any], ...], *, is_llama: bool
+) -> bool:
+    """vLLM's continue_final_message; llama-server needs no word for it."""
     if not body.continue_final_message:
-        return False
+        ends = [message["role"] == "assistant" for message in messages[-2:]]
+        wants = is_llama and ends[-1] and body.continue_final_message is None
+        if wants and ends == [True, True]:
+            raise ParameterError(
+                "{param}: two messages of the assistant stand at the end.",
+                param=f"messages[{len(messages) - 1}]",
+            )
+        return wants and not messages[-1].get("tool_calls")
     if messages[-1]["role"] != "assistant" or body.add_generation_prompt:
         raise ParameterError(
             "{param} needs a last message of the assistant, and add_generation_prompt: false.",
@@ -180,12 +197,12 @@ def _continues_last(body: ChatBody, messages: tuple[dict[str, Any], ...]) -> boo
     return True
 
 
-def messages_of(messages: list[ChatMessage]) -> tuple[dict[str, Any], ...]:
+def messages_of(messages: list[ChatMessage], joint: str = JOINT) -> tuple[dict[str, Any], ...]:
     """In the words of ChatRequest: developer is system, function is tool, parts are one text."""
-    return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
+    return tuple(_message(message, f"messages[{i}]", joint) for i, message in enumerate(messages))
 
 
-def _message(message: ChatMessage, place: str) -> dict[str, Any]:
+def _message(message: ChatMessage, place: str, joint: str) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
     calls = _calls(message, place) if role == "assistant" else []
     content = message.content
@@ -195,7 +212,7 @@ def _message(message: ChatMessage, place: str) -> dict[str, Any]:
         raise ParameterError(
             "{param} is missing.", param=f"{place}.content", code="missing_required_parameter"
         )
-    found: dict[str, Any] = {"role": role, "content": text_of(content, f"{place}.content")}
+    found: dict[str, Any] = {"role": role, "content": text_of(content, f"{place}.content", joint)}
     if reasoning := message.reasoning_content or message.reasoning:
         found["reasoning_content"] = reasoning
     if calls:
@@ -213,8 +230,8 @@ def _message(message: ChatMessage, place: str) -> dict[str, Any]:
     return found
 
 
-def text_of(content: Content, place: str) -> str:
-    """The text of parts, a line break between them, as vLLM and llama.cpp join them."""
+def text_of(content: Content, place: str, joint: str = JOINT) -> str:
+    """The text of parts, `joint` between them."""
     if isinstance(content, str):
         return content
     texts = []
@@ -234,7 +251,7 @@ def text_of(content: Content, place: str) -> str:
                 code="missing_required_parameter",
             )
         texts.append(text)
-    return "\n".join(texts)
+    return joint.join(texts)
 
 
 def _calls(message: ChatMessage, place: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from bobot.chat.protocol import (
     Usage,
 )
 from bobot.server.running import Answer, Gathered
+from bobot.server.timings import Clock, timings
 from bobot.server.wire import DONE, sse
 from bobot.text.parts import Part, PartDelta
 
@@ -35,6 +36,12 @@ class ChatForm:
     shows_ids: bool = False
     shows_logprobs: bool = False
     prompt_scores: tuple[TokenLogprob | None, ...] | None = None
+    is_llama: bool = False
+    """A stream begins with a content of null, as llama-server's does, instead of ""."""
+    shows_timings: bool = False
+    """With each chunk."""
+    prompt: str | None = None
+    """As text, to be shown."""
 
 
 def new_id(prefix: str) -> str:
@@ -57,7 +64,12 @@ def whole_chat(gathered: Gathered, form: ChatForm) -> dict[str, Any]:
         answer["prompt_token_ids"] = list(gathered.prompt_ids or ())
     if form.prompt_scores is not None:
         answer["prompt_logprobs"] = vllm_prompt_logprobs(form.prompt_scores)
-    return answer
+    return answer | _verbose(form)
+
+
+def _verbose(form: ChatForm) -> dict[str, Any]:
+    """In llama-server's place."""
+    return {} if form.prompt is None else {"__verbose": {"prompt": form.prompt}}
 
 
 def _choice(answer: Answer, form: ChatForm) -> dict[str, Any]:
@@ -127,8 +139,10 @@ class _ChunkWriter:
         self._head: dict[str, Any] = {}
         self._progress: dict[int, _Progress] = {}
         self._prompt_ids: tuple[int, ...] | None = None
+        self._clock = Clock()
 
     def chunks(self, event: Event) -> Iterable[dict[str, Any]]:
+        self._clock.add(event)
         if isinstance(event, Started):
             self._head = {
                 "id": new_id("chatcmpl"),
@@ -159,7 +173,8 @@ class _ChunkWriter:
         if index in self._progress:
             return
         self._progress[index] = _Progress()
-        chunk = self._chunk(index, {"role": "assistant", "content": ""})
+        content = None if self._form.is_llama else ""
+        chunk = self._chunk(index, {"role": "assistant", "content": content}) | _verbose(self._form)
         if self._form.shows_ids:
             chunk["prompt_token_ids"] = list(self._prompt_ids or ())
         if self._form.prompt_scores is not None:
@@ -184,8 +199,10 @@ class _ChunkWriter:
             choice["logprobs"] = chat_logprobs(event.logprobs)
         if event is not None and self._form.shows_ids:
             choice["token_ids"] = list(event.token_ids)
-        usage = {"usage": None} if self._form.includes_usage else {}
-        return {**self._head, "choices": [choice], **usage}
+        more: dict[str, Any] = {"usage": None} if self._form.includes_usage else {}
+        if self._form.shows_timings and (event is not None or reason is not None):
+            more["timings"] = self._clock.timings()
+        return {**self._head, "choices": [choice], **more}
 
     def _delta(self, progress: _Progress, part: PartDelta) -> dict[str, Any]:
         if part.kind == "tool_call":
@@ -226,26 +243,6 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
     if usage.cost_usd is not None:
         found["cost"] = usage.cost_usd
-    return found
-
-
-def timings(usage: Usage) -> dict[str, Any]:
-    """In llama.cpp's words, from which clients show tokens per second."""
-    cached = usage.cached_tokens or 0
-    prompt_n = usage.prompt_tokens - cached
-    # The first token belongs to the prompt's time.
-    predicted_n = max(usage.completion_tokens - 1, 0)
-    found: dict[str, Any] = {"cache_n": cached, "prompt_n": prompt_n}
-    for name, count, time_s in (
-        ("prompt", prompt_n, usage.prompt_s),
-        ("predicted", predicted_n, usage.completion_s),
-    ):
-        found[f"{name}_ms"] = None if time_s is None else round(1000 * time_s, 3)
-        found[f"{name}_per_token_ms"] = (
-            round(1000 * time_s / count, 3) if time_s and count else None
-        )
-        found[f"{name}_per_second"] = round(count / time_s, 3) if time_s and count else None
-    found["predicted_n"] = usage.completion_tokens
     return found
 
 

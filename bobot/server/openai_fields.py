@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from bobot.chat.protocol import Format, ParameterError
+from bobot.server.llama_samplers import LlamaSamplers, refuse_samplers
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -30,7 +31,7 @@ SAMPLING = (
 """Fields that SamplingParams calls by the same name."""
 
 
-class SamplingFields(Struct, kw_only=True):
+class SamplingFields(LlamaSamplers, kw_only=True):
     """What chat/completions and completions ask of the sampler; beside OpenAI's the fields that
     vLLM and llama.cpp have in the same place."""
 
@@ -73,6 +74,10 @@ class StructuredOutputs(Struct, kw_only=True):
 
 def sampling_of(body: SamplingFields, *, lenient: bool) -> dict[str, Any]:
     """In the words of SamplingParams, without max_tokens and logprobs."""
+    if not lenient:
+        repeat = body.repetition_penalty or body.repeat_penalty or 1
+        others = body.presence_penalty or body.frequency_penalty
+        refuse_samplers(body, has_penalty=bool(repeat != 1 or others))
     found = {name: getattr(body, name) for name in SAMPLING}
     if body.repetition_penalty is None:
         found["repetition_penalty"] = body.repeat_penalty

@@ -27,12 +27,12 @@ from bobot.server.openai_chat_answer import (
     FINGERPRINT,
     finite,
     new_id,
-    timings,
     usage_object,
     vllm_prompt_logprobs,
 )
 from bobot.server.openai_text import TextPlan
 from bobot.server.running import Answer, Gathered, usage_sum
+from bobot.server.timings import timings
 from bobot.server.wire import DONE, sse
 from bobot.text import Tokenizer
 

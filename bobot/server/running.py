@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import json
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bobot.chat.protocol import (
+    NO_REASONING,
     ChatRequest,
     Delta,
     Event,
@@ -28,6 +32,8 @@ from bobot.server.keys import Key, KeyStore
 from bobot.server.metrics import Metrics
 from bobot.server.models import Models, Opened
 from bobot.server.rates import Rates
+from bobot.server.settings import Settings
+from bobot.text import Tokenizer
 from bobot.text.parts import Part, PartDelta, joined, parts_of
 
 log = logging.getLogger("bobot.server")
@@ -45,11 +51,10 @@ class Runner:
         metrics: Metrics,
         rates: Rates,
         keys: KeyStore,
-        *,
-        is_lenient: bool = False,
+        settings: Settings,
     ) -> None:
         self.models = models
-        self._is_lenient = is_lenient
+        self._settings = settings
         self._metrics = metrics
         self._rates = rates
         self._keys = keys
@@ -62,17 +67,36 @@ class Runner:
             request = replace(request, is_private=True)
         async with self.models.borrow(model) as opened, self.accounted(call, opened) as tally:
             if isinstance(request, ChatRequest):
-                events = opened.model.chat(await self._within_means(opened, request))
+                events = opened.model.chat(await self._completed(opened, request))
             else:
-                events = opened.model.complete(request)
+                sampling = {**self._settings.defaults, **request.sampling}
+                events = opened.model.complete(replace(request, sampling=sampling))
             async with _closing(events):
                 async for event in events:
                     tally.add(event)
                     yield event
 
+    async def _completed(self, opened: Opened, request: ChatRequest) -> ChatRequest:
+        """With the server's defaults where the request does not say."""
+        settings, options = self._settings, dict(request.template_options)
+        effort = request.reasoning_effort or settings.reasoning_effort
+        if settings.is_llama and opened.tokenizer is not None:
+            options = _llama_options(opened.tokenizer, request.tools, effort) | options
+        request = replace(
+            request,
+            sampling={**settings.defaults, **request.sampling},
+            reasoning_effort=effort,
+            template_options=options,
+        )
+        return await self._within_means(opened, request)
+
     async def _within_means(self, opened: Opened, request: ChatRequest) -> ChatRequest:
         """Leniently, without a reasoning effort where the model has none."""
-        if not self._is_lenient or request.reasoning_effort is None or opened.prompt_ids is None:
+        if (
+            not self._settings.is_lenient
+            or request.reasoning_effort is None
+            or opened.prompt_ids is None
+        ):
             return request
         try:
             await opened.prompt_ids(request)
@@ -88,7 +112,7 @@ class Runner:
         """
         async with self.models.borrow(model) as opened:
             if opened.prompt_ids is not None:
-                request = await self._within_means(opened, request)
+                request = await self._completed(opened, request)
                 return tuple(await opened.prompt_ids(request))
             raise ParameterError(
                 "{name} does not say how it reads a prompt.",
@@ -127,6 +151,14 @@ class Runner:
         self._metrics.prompt_tokens.labels(model).inc(tally.prompt_tokens)
         self._metrics.cached_tokens.labels(model).inc(tally.cached_tokens)
         self._metrics.completion_tokens.labels(model).inc(tally.completion_tokens)
+        ends_s = tally.first_s or time.monotonic()
+        self._metrics.llama.totals.add(
+            tally.prompt_tokens,
+            tally.cached_tokens,
+            tally.completion_tokens,
+            ends_s - tally.started_s,
+            max(tally.last_s - ends_s, 0.0),
+        )
         if tally.first_s is not None:
             first_s = tally.first_s - tally.started_s
             account.first_token_s = account.first_token_s or first_s
@@ -141,6 +173,21 @@ class Runner:
                 self._keys.add_usage(key, model, tally.prompt_tokens, tally.completion_tokens)
             except sqlite3.Error:  # the answer is right all the same
                 log.exception("%s: the use of key %s was not counted", model, key.name)
+
+
+def _llama_options(
+    tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]], effort: str | None
+) -> dict[str, Any]:
+    """The variables that llama-server gives to every chat template that knows them."""
+    today = datetime.date.today()
+    options: dict[str, Any] = {
+        "date_string": today.strftime("%d %b %Y"),
+        "datetime": today.strftime("%b %d %Y"),
+        "functions": json.dumps(tools, indent=2) if tools else "",
+    }
+    if effort != NO_REASONING:
+        options["enable_thinking"] = True
+    return {name: value for name, value in options.items() if tokenizer.takes(name)}
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 MIB = 1 << 20
 
@@ -13,6 +15,14 @@ class Settings:
 
     is_lenient: bool = False
     """Passes over what is known and not supported, instead of refusing it."""
+    is_llama: bool = False
+    """Answers as llama-server does where its API and OpenAI's differ under one path."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling of requests that don't say, in the words of SamplingParams."""
+    shows_prompt: bool = False
+    """Answers a chat with its prompt too, where the request does not say."""
+    reasoning_effort: str | None = None
+    """Of chats that don't say."""
     needs_key: bool = False
     allowed_hosts: tuple[str, ...] = ()
     """Names under which the server may be called, beside IP addresses and this machine's own."""

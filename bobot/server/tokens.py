@@ -39,7 +39,7 @@ class DetokenizeBody(Struct, kw_only=True):
 class Tokens:
     def __init__(self, runner: Runner, settings: Settings) -> None:
         self._runner = runner
-        self._is_lenient = settings.is_lenient
+        self._settings = settings
 
     async def tokenize(self, call: Call) -> Reply:
         body = decode(call.body, TokenizeBody)
@@ -106,7 +106,10 @@ class Tokens:
     async def count_chat(self, call: Call) -> Reply:
         """llama.cpp's chat/completions/input_tokens."""
         body = decode(call.body, ChatBody)
-        request: ChatRequest = chat_request(body, lenient=self._is_lenient)
+        settings = self._settings
+        request: ChatRequest = chat_request(
+            body, lenient=settings.is_lenient, is_llama=settings.is_llama
+        )
         ids = await self._runner.prompt_ids(body.model, request)
         return Reply({"object": "response.input_tokens", "input_tokens": len(ids)})
 

@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bobot.text.detokenize import Detokenizer as Detokenizer
     from bobot.text.loading import load_tokenizer as load_tokenizer
+    from bobot.text.loading import with_template as with_template
     from bobot.text.tokenizer import Tokenizer as Tokenizer
 
-_HOMES = {"Detokenizer": "detokenize", "Tokenizer": "tokenizer", "load_tokenizer": "loading"}
+_HOMES = {
+    "Detokenizer": "detokenize",
+    "Tokenizer": "tokenizer",
+    "load_tokenizer": "loading",
+    "with_template": "loading",
+}
 
-__all__ = ["Detokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["Detokenizer", "Tokenizer", "load_tokenizer", "with_template"]
 
 
 def __getattr__(name: str) -> object:

@@ -63,6 +63,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return Tokenizer(vocabulary, _chat_format(folder, vocabulary, config))
 
 
+def with_template(tokenizer: Tokenizer, source: str) -> Tokenizer:
+    """The same vocabulary with another chat template, Jinja."""
+    names: dict[int | None, str] = {i: name for name, i in tokenizer.special_tokens.items()}
+    eos_id = tokenizer.vocabulary.eos_id
+    ends = {"bos_token": names.get(tokenizer.bos_id, ""), "eos_token": names.get(eos_id, "")}
+    return Tokenizer(tokenizer.vocabulary, ChatTemplate(source, {**ends}))
+
+
 def _folders(folder: Path) -> list[Path]:
     """Where to look. xAI's weights lie in `checkpoints/ckpt-0`, the tokenizer above either."""
     folders = [folder]

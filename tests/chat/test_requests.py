@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,39 @@ def test_texts_that_cannot_be_embedded_are_refused_by_number(service: LocalServi
 def test_a_prompt_as_long_as_the_context_can_be_scored(service: LocalService) -> None:
     request = TextRequest(prompt="x" * 1536, sampling={"max_tokens": 0}, prompt_logprobs=0)
     assert len(run(read(service.complete(request))).scored) == 1536
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ messages[0].content }}<think>{{ '\\n' }}", "halo<think>\n</think>"),
+        ("{{ messages[0].content }}{% if not enable_thinking %}!{% endif %}", "halo!"),
+        ("{{ messages[0].content }}", "halo"),
+    ],
+)
+def test_an_answer_without_reasoning(tmp_path: Path, template: str, expected: str) -> None:
+    """By the template's switch, or by closing what the template opens; the answer is text."""
+    names = ("<think>", "</think>", "<|e|>")
+    folder = byte_llama(tmp_path, specials=names, end="<|e|>", template=template)
+    service = LocalService(bobot.load(folder, engine_config=EngineConfig(max_model_len=64)))
+    asked = {"max_tokens": 3, "seed": 1, "logit_bias": {258: -100, 256: -100, 257: -100}}
+    request = ChatRequest(messages=HELLO, sampling=asked, reasoning_effort="none")
+
+    async def both() -> tuple[list[int], Any]:
+        return await service.prompt_ids(request), await read(service.chat(request))
+
+    try:
+        ids, found = run(both())
+    finally:
+        run(service.close())
+    names_by_id = {256: "<think>", 257: "</think>"}
+    shown = "".join(names_by_id.get(i) or service.model.tokenizer.decode([i]) for i in ids)
+    assert shown == expected and list(found.started.prompt_ids) == ids
+    assert [part.kind for part in found.parts()] in ([], ["text"])
+
+
+def test_a_prompt_begins_with_the_beginning_token_once(service: LocalService) -> None:
+    """Where it is asked for; this tokenizer has none, so nothing changes."""
+    plain = ChatRequest(messages=HELLO)
+    ids = run(service.prompt_ids(plain))
+    assert run(service.prompt_ids(replace(plain, begins_with_bos=True))) == ids

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from bobot.cli import serve
+from bobot.cli import serve, serve_setup
 from bobot.cli.arguments import Parser
 from bobot.server.library import Library
 
@@ -47,6 +47,11 @@ def test_no_keys_say_how_to_make_one(run_bobot):
         (("serve", "--prefix-cache", "-0.5"), "--prefix-cache"),
         (("serve", "--prefix-cache", "nan"), "--prefix-cache"),
         (("serve", "--api-key", " "), "--api-key"),
+        (("serve", "--parallel", "0"), "--parallel"),
+        (("serve", "--default", "temperature"), "NAME=VALUE"),
+        (("serve", "--default", "temperature=hot"), "temperature"),
+        (("serve", "--default", "typical_p=0.5"), "typical_p"),
+        (("serve", "--chat-template", "no-such-file"), "no-such-file"),
         (("serve", "--host", "no.such.host.invalid"), "no.such.host.invalid"),
     ],
 )
@@ -110,6 +115,6 @@ def test_policy_is_served_where_nothing_or_it_is_named(home, words, names):
     serve.add_arguments(parser)
     args = parser.parse_args([word.format(file=file) for word in words])
     with contextlib.ExitStack() as ending:
-        served = serve._served(args, Library(), ending)
+        served = serve_setup.models_of(args, Library(), ending)
         assert [one.name for one in served.listed()] == names
         assert served.default_name == names[0]

@@ -43,6 +43,32 @@ def test_logprobs_are_those_of_the_model_before_any_change(model: Llama) -> None
     assert [p for _, p in output.top_logprobs] == pytest.approx(values.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.4])
+def test_drawn_logprobs_are_those_after_penalties_and_filters(
+    model: Llama, temperature: float
+) -> None:
+    """The kept tokens alone, their probabilities summing to 1; counted here by hand."""
+    bias = {7: 3.0, 9: -2.0}
+    params = SamplingParams(
+        max_tokens=1, temperature=temperature, seed=1, logprobs=8, drawn_logprobs=True,
+        top_k=3, logit_bias=bias,
+    )  # fmt: skip
+    engine = Engine(model, EngineConfig(num_blocks=16))
+    engine.add([1, 2, 3], params)
+    (output,) = engine.step()
+    scores_V = model.logits(model(torch.tensor([1, 2, 3]), torch.arange(3), PackedAttention([0])))[
+        -1
+    ].clone()
+    for token_id, value in bias.items():
+        scores_V[token_id] += value
+    values, ids = scores_V.topk(3 if temperature else 1)
+    expected = (values / (temperature or 1)).log_softmax(-1).tolist()
+    assert output.top_logprobs is not None
+    assert [token_id for token_id, _ in output.top_logprobs] == ids.tolist()
+    assert [p for _, p in output.top_logprobs] == pytest.approx(expected, abs=1e-4)
+    assert output.logprob == pytest.approx(dict(output.top_logprobs)[output.token_id], abs=1e-6)
+
+
 def test_zero_logprobs_gives_the_chosen_one_and_none_gives_nothing(model: Llama) -> None:
     for logprobs, expected in ((0, ()), (None, None)):
         engine = Engine(model, EngineConfig(num_blocks=16))

@@ -257,3 +257,20 @@ def test_requests_are_logged_as_json_without_their_text_and_ctrl_c_has_its_statu
     entry = next(line for line in lines if line.get("path") == "/v1/chat/completions")
     assert entry["status"] == 200 and entry["completion_tokens"] == 5 and entry["model"] == "bobot"
     assert "secret" not in log and "sk-mine" not in log
+
+
+def test_one_server_answers_at_several_addresses(tmp_path):
+    """The same port of each; "localhost" is either of the two."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    server = Server(tmp_path, "--host", "127.0.0.1,::1")
+    try:
+        with httpx2.Client(timeout=30) as client:
+            found = [client.get(f"http://[::1]:{server.port}/v1/models").json()]
+        assert [server.ask("/v1/models").json()] == found
+        assert sum("listening on" in line for line in server.lines) == 2
+    finally:
+        server.close()
