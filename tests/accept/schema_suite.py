@@ -3,17 +3,15 @@ the description says.
 
     python tests/accept/schema_suite.py --spec openapi.yaml [--url URL] [--fuzz NUMBER]
 
-The description is not part of this project: openapi.yaml of github.com/openai/openai-openapi, as at
-commit f85dbe223d40 (sha256 db5d7478feae10b4d331834c60d9765a8aa042e38419f9b1694288c11aa8ebc8); without
---spec it is looked for at the address in the variable OPENAI_SPEC. openai_spec.py says what of it
-is tried. Needs the registry of Python.
+The description is not part of this project: openapi.yaml of github.com/openai/openai-openapi, tried
+as at commit f85dbe223d40, whose sha256 begins with db5d7478feae10b4. openai_spec.py says what of it
+is asked for. Needs the registry of Python.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -68,24 +66,23 @@ def counts_of(output: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or 0)
 
 
-def scores(spec: Path | None, url: str | None = None, fuzz: int = 0) -> Iterator[Score]:
-    given = spec or Path(os.environ["OPENAI_SPEC"])
+def scores(spec: Path, url: str | None = None, fuzz: int = 0) -> Iterator[Score]:
     python = python_with("schemathesis", *PACKAGES)
     for words in ((), ("--lenient",)) if url is None and not fuzz else ((),):
         part = "fuzzing" if fuzz else " ".join(["examples, coverage", *words])
         log = BUILD / f"schemathesis{''.join(words)}{'-fuzzing' if fuzz else ''}.log"
         if url is not None:
-            output = run_schemathesis(python, given, url, fuzz, log)
+            output = run_schemathesis(python, spec, url, fuzz, log)
         else:
             with serving(*SERVER, *words, name="schema") as server:
-                output = run_schemathesis(python, given, server.url, fuzz, log)
+                output = run_schemathesis(python, spec, server.url, fuzz, log)
         number, bad = counts_of(output)
         yield Score("schemathesis", part, number - bad, number, note=f"log: {log}" if bad else "")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--spec", type=Path, help="openapi.yaml")
+    parser.add_argument("--spec", type=Path, required=True, help="openapi.yaml")
     parser.add_argument("--url", help="of a server that runs (default: one is started)")
     parser.add_argument("--fuzz", type=int, default=0, help="bodies of each operation, instead")
     args = parser.parse_args()

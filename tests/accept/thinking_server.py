@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import bobot
 import uvicorn
+
+import bobot
 from bobot.chat.protocol import ChatRequest, Delta, Event, Started
 from bobot.chat.service import LocalService
 from bobot.server.app import create_app
@@ -25,11 +26,13 @@ from bobot.text.parts import PartDelta
 
 THOUGHT = "They ask for something that a tool knows."
 SHORT = {"string": {"maxLength": 30}, "array": {"maxItems": 3}}
-SHORT |= {"number": {"minimum": 0, "maximum": 99}, "object": {"additionalProperties": False}}
+SHORT |= {"integer": {"minimum": 0, "maximum": 99}, "object": {"additionalProperties": False}}
 
 
 def narrowed(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema that allows fewer values, all of them short."""
+    if schema.get("type") == "number":  # whose digits could go on for ever
+        schema = {**schema, "type": "integer"}
     found = {**SHORT.get(schema.get("type", ""), {}), **schema}
     if "properties" in schema:
         found["properties"] = {name: narrowed(one) for name, one in schema["properties"].items()}
