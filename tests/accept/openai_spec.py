@@ -2,8 +2,10 @@
 
 What is taken out: paths that it has not, fields that it refuses by name (bobot.server says which),
 and of each union the kinds that it refuses (pictures, sounds, files, hosted tools). What is left
-must be answered as the description says. One answer is left out: it describes the error of DELETE
-/responses/{id} without the "error" around it that OpenAI's own clients look for.
+must be answered as the description says, but for three places where it contradicts OpenAI's own
+clients: the error of DELETE /responses/{id} lacks the "error" around it; vectors as base64
+are called lists; discriminators without a mapping stand for the names of schemas, which no
+answer has as its type.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ PATHS = {
 FIELDS = {
     "CreateChatCompletionRequest": {*openai_chat.UNSUPPORTED},
     "CreateCompletionRequest": {*openai_text.UNSUPPORTED, "best_of"},
-    "CreateEmbeddingRequest": {"dimensions"},
+    "CreateEmbeddingRequest": {"dimensions", "encoding_format"},
     "CreateResponse": {*responses.UNSUPPORTED},
     "ResponseProperties": {*responses.UNSUPPORTED},
     "TokenCountsBody": {*responses.UNSUPPORTED, "personality"},
@@ -62,6 +64,9 @@ def cut(spec: dict[str, Any], response_ids: tuple[str, str]) -> dict[str, Any]:
         for path, methods in PATHS.items()
     }
     schemas = spec["components"]["schemas"]
+    for schema in _schemas_in(schemas):
+        if "mapping" not in schema.get("discriminator", {"mapping": {}}):
+            del schema["discriminator"]
     for name, fields in FIELDS.items():
         for schema in _schemas_in(schemas[name]):
             for field in fields:
