@@ -165,12 +165,12 @@ class LocalService:
         num_tokens = len(work.prompt_ids)
         if num_tokens >= self.max_model_len + (work.params is None):
             raise ParameterError(
-                "The prompt has {found} tokens; the context of {name} holds {allowed}, and an"
-                " answer needs at least 1 of them.",
+                # In OpenAI's words: clients know by them that a text has to be cut.
+                "This model's maximum context length is {allowed} tokens. The prompt has {found}"
+                " tokens, and an answer needs at least 1.",
                 param=param,
                 code="context_length_exceeded",
                 found=num_tokens,
-                name=self.name,
                 allowed=self.max_model_len,
             )
         if work.params is not None:

@@ -49,9 +49,9 @@ class OpenAi:
         return Reply(whole_chat(await gather(events), form))
 
     async def stored_chats(self, call: Call) -> Reply:
-        """None: `store` is refused."""
+        """None: `store` is refused. The ids are texts, as OpenAI's description has them."""
         return Reply(
-            {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+            {"object": "list", "data": [], "first_id": "", "last_id": "", "has_more": False}
         )
 
     async def text(self, call: Call) -> Reply | Stream:

@@ -20,7 +20,9 @@ PREFIXES = {"reasoning": "rs", "text": "msg", "tool_call": "fc"}
 
 
 def new_response(body: ResponseBody) -> dict[str, Any]:
-    """The response object before anything is written; the model is not known yet."""
+    """The response object before anything is written; the model is not known yet. OpenAI's
+    description allows no null for `user` and `usage`, so they are left out until they are known.
+    """
     reasoning = {"effort": body.reasoning.effort if body.reasoning else None, "summary": None}
     chosen = body.text.format if body.text else None
     form: dict[str, Any] = {"type": chosen.type if chosen else "text"}
@@ -52,8 +54,7 @@ def new_response(body: ResponseBody) -> dict[str, Any]:
         "top_logprobs": body.top_logprobs or 0,
         "top_p": body.top_p,
         "truncation": "disabled",
-        "usage": None,
-        "user": body.user,
+        **({} if body.user is None else {"user": body.user}),
     }
 
 
@@ -68,10 +69,11 @@ def _choice(body: ResponseBody) -> Any:
 
 
 def _tool(tool: Any) -> dict[str, Any]:
-    found = {"type": tool.type, "name": tool.name, "description": tool.description}
+    found = {"type": tool.type, "name": tool.name}
     if tool.type == "function":
-        found |= {"parameters": tool.parameters, "strict": True}
-    return found
+        function = {"parameters": tool.parameters, "strict": True}
+        return {**found, "description": tool.description, **function}
+    return found if tool.description is None else {**found, "description": tool.description}
 
 
 def finish_response(

@@ -7,16 +7,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-import traceback
 from collections.abc import Callable
 
 import anthropic
 import ollama
 import openai
+from checking import MODEL, URL, check, run_checks
 from pydantic import BaseModel
 
-URL = sys.argv[1]
-MODEL = "bobot"
 HI = [{"role": "user", "content": "Say hello."}]
 WEATHER = {
     "type": "function",
@@ -46,12 +44,6 @@ claude = anthropic.Anthropic(base_url=URL, api_key="none", max_retries=0)
 llama = ollama.Client(host=URL)
 ONE_CALL = {"parallel_tool_calls": False, "max_tokens": 100}
 """So small a model would call until its tokens are used up."""
-checks: list[Callable[[], None]] = []
-
-
-def check(function: Callable[[], None]) -> Callable[[], None]:
-    checks.append(function)
-    return function
 
 
 def refused(call: Callable[[], object], param: str | None = None, status: int = 400) -> None:
@@ -377,19 +369,5 @@ def ollama_unknown_model_is_404() -> None:
         raise AssertionError("it was accepted")
 
 
-def main() -> int:
-    failed = 0
-    for one in checks:
-        try:
-            one()
-        except Exception:  # noqa: BLE001  the others are run too
-            failed += 1
-            print(f"FAIL  {one.__name__}\n{traceback.format_exc(limit=-3)}")
-        else:
-            print(f"pass  {one.__name__}")
-    print(f"{len(checks) - failed} of {len(checks)} checks pass")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_checks())

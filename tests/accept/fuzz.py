@@ -13,10 +13,12 @@ import json
 import random
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-from serving import serving
+from scores import Score, table
+from serving import BUILD, serving
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
 
@@ -55,16 +57,20 @@ def make(rng: random.Random) -> tuple[str, bytes]:
     return path, json.dumps(body).encode()
 
 
-def main() -> int:
-    given = [int(word) for word in sys.argv[1:]]
-    number, seed = [*given, *(20_000, 1)[len(given) :]]
+def scores(number: int = 20_000, seed: int = 1) -> Iterator[Score]:
     with serving("--context", "256") as server:
         statuses, broken = asyncio.run(fuzz(server.url, number, seed))
-    print(f"{number} bodies, seed {seed}: {dict(sorted(statuses.items()))}")
-    for line in broken[:20]:
-        print(line)
-    print(f"{len(broken)} broke the server")
-    return 1 if broken else 0
+    (BUILD / "fuzz.log").write_text("\n".join(broken))
+    note = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
+    yield Score("fuzz", f"bodies, seed {seed}", number - len(broken), number, note=note)
+
+
+def main() -> int:
+    given = [int(word) for word in sys.argv[1:]]
+    (score,) = scores(*given)
+    print(table([score]))
+    print(*(BUILD / "fuzz.log").read_text().splitlines()[:20], sep="\n")
+    return 0 if score.is_fine else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The tests of OpenAI's and Anthropic's Python clients, against a lenient server.
 
-    python tests/accept/sdk_suites.py
+    python tests/accept/sdk_suites.py [URL]
 
 Their source packages contain the tests; both obey TEST_API_BASE_URL. They were written for a mock
 that takes everything, hence --lenient --any-model. What is left over is known: the first file also
@@ -14,9 +14,11 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from scores import Score, table
 from serving import BUILD, clean_environment, python_with, serving
 
 OPENAI, ANTHROPIC = "3.54.0", "2.12.0"
@@ -74,18 +76,28 @@ def run_file(python: Path, folder: Path, url: str, file: str) -> tuple[int, int]
     return counts.get("passed", 0), sum(counts.values())
 
 
-def main() -> int:
+def scores(url: str | None = None) -> Iterator[Score]:
     packages = [f"{suite.package}=={suite.version}" for suite in SUITES]
     python = python_with("sdk", *packages, *TOOLS)
-    is_fine = True
+    if url is not None:
+        yield from _scores(python, url)
+        return
     with serving("--lenient", "--any-model") as server:
-        for suite in SUITES:
-            folder = source_of(python, suite)
-            for file, least in zip(suite.files, suite.least, strict=True):
-                passed, number = run_file(python, folder, server.url + suite.base, file)
-                is_fine = is_fine and passed >= least
-                print(f"{suite.package} {suite.version} {file}: {passed} of {number} pass")
-    return 0 if is_fine else 1
+        yield from _scores(python, server.url)
+
+
+def _scores(python: Path, url: str) -> Iterator[Score]:
+    for suite in SUITES:
+        folder = source_of(python, suite)
+        for file, least in zip(suite.files, suite.least, strict=True):
+            passed, number = run_file(python, folder, url + suite.base, file)
+            yield Score(f"{suite.package} {suite.version}", file, passed, number, least)
+
+
+def main() -> int:
+    found = list(scores(sys.argv[1] if len(sys.argv) > 1 else None))
+    print(table(found))
+    return 0 if all(score.is_fine for score in found) else 1
 
 
 if __name__ == "__main__":

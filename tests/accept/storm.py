@@ -1,14 +1,15 @@
 """Many clients at once that ask, read and leave at random: nothing may leak, mix or be lost.
 
-    python tests/accept/storm.py [CLIENTS] [SECONDS]
+    python tests/accept/storm.py [--clients 200] [--minutes 10]
 
-Default: 200 clients for 600 seconds. Every answer that is read to its end must be the one that the
+Every answer that is read to its end must be the one that the
 same question got alone. At the end no request is open, the engine has all its blocks, and memory
 and file handles are what they were after the first tenth.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
@@ -16,9 +17,11 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+from scores import Score
 from serving import Running, serving
 
 NUM_QUESTIONS = 24
@@ -101,6 +104,10 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         ]
         await asyncio.sleep(seconds / 10)
         memory_before, files_before = resources(server)
+        trend = [memory_before]
+        while not all(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=seconds / 10)
+            trend.append(resources(server)[0])
         await asyncio.gather(*tasks)
     async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
         while await metric(client, "bobot_requests_open") > 1:  # the one that asks
@@ -109,7 +116,7 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         blocks_after = await metric(client, "bobot_engine_num_free_blocks")
         again = await client.post("/v1/chat/completions", json=question(0))
     print(dict(sorted(counts.items())))
-    print(f"memory {memory_before:.0f} -> {memory_after:.0f} MiB")
+    print(f"memory {memory_before:.0f} -> {memory_after:.0f} MiB", [round(size) for size in trend])
     print(f"free blocks {blocks_before:.0f} -> {blocks_after:.0f}")
     print(f"files {files_before} -> {files_after}")
     is_right = again.json()["choices"][0]["message"]["content"] == expected[0]
@@ -124,13 +131,20 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
     )
 
 
-def main() -> int:
-    given = [float(word) for word in sys.argv[1:]]
-    num_clients, seconds = [*given, *(200.0, 600.0)[len(given) :]]
+def scores(num_clients: int = 200, minutes: float = 10) -> Iterator[Score]:
     with serving("--max-queue", "512", name="storm") as server:
-        is_fine = asyncio.run(storm(server, int(num_clients), seconds))
-    print("fine" if is_fine else "NOT fine")
-    return 0 if is_fine else 1
+        is_fine = asyncio.run(storm(server, num_clients, 60 * minutes))
+    yield Score("storm", f"{num_clients} connections, {minutes:g} min", int(is_fine), 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=10)
+    args = parser.parse_args()
+    (score,) = scores(args.clients, args.minutes)
+    print("fine" if score.is_fine else "NOT fine")
+    return 0 if score.is_fine else 1
 
 
 if __name__ == "__main__":

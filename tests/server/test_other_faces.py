@@ -201,6 +201,19 @@ def test_response_events_add_up_to_the_whole_response(talk):
     ]  # fmt: skip
 
 
+def test_response_has_no_null_where_the_description_of_the_api_has_none(talk):
+    client = talk(ScriptedModel(bits=BITS))
+    body = {"input": "Hi", "tools": [{"type": "custom", "name": "patch"}], "user": None}
+    for event in events_of(client.ask("/v1/responses", {**body, "stream": True}).text):
+        if "response" in event:
+            response = event["response"]
+            assert "user" not in response and response["tools"] == body["tools"]
+            assert ("usage" in response) == (event["type"] == "response.completed")
+    assert client.ask("/v1/responses", {**body, "user": "ann"}).json()["user"] == "ann"
+    listed = client.ask("/v1/chat/completions").json()
+    assert (listed["first_id"], listed["last_id"], listed["data"]) == ("", "", [])
+
+
 def _text_of(item: dict[str, Any]) -> str:
     if "content" in item:
         return item["content"][0]["text"]
