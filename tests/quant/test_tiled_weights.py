@@ -114,6 +114,22 @@ def test_a_plain_matrix_of_32_bits_has_no_tiles():
     assert tile_layout(weight) is None and tiled(weight) is weight
 
 
+@pytest.mark.parametrize("experts", [(), (3,)])
+def test_a_matrix_that_lies_input_by_input_becomes_the_same_tiles(experts: tuple[int, ...]):
+    """As xAI stores Grok-1: values and scales of all outputs behind one another."""
+    values = torch.randint(-127, 128, (*experts, 40, 256), dtype=torch.int8)
+    scales = torch.rand(*experts, 40, 8).bfloat16()
+    by_input = [part.mT.contiguous().mT for part in (values, scales)]
+    assert not any(part.is_contiguous() for part in by_input)
+    found, expected = (
+        tiled(scaled.weight_from_parts(*parts, 1, 32)) for parts in (by_input, (values, scales))
+    )
+    assert isinstance(found.format, TileFormat) and found.format == expected.format
+    assert torch.equal(found.parts["tiles"], expected.parts["tiles"])
+    exact = values.float() * scales.float().repeat_interleave(32, -1)
+    assert torch.equal(found.dequantize(), exact)
+
+
 def test_experts_in_blocks_of_rows_keep_their_values():
     values = random_rows("float8_e4m3fn", 3 * 150, 256, 1).view(3, 150, 256)
     scales = torch.rand(3, 2, 2)
