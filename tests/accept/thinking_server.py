@@ -25,7 +25,7 @@ from bobot.server.settings import Settings
 from bobot.text.parts import PartDelta
 
 THOUGHT = "They ask for something that a tool knows."
-SHORT = {"string": {"maxLength": 30}, "array": {"maxItems": 3}}
+SHORT = {"string": {"maxLength": 12}, "array": {"maxItems": 3}}
 SHORT |= {"integer": {"minimum": 0, "maximum": 99}, "object": {"additionalProperties": False}}
 
 
@@ -58,7 +58,7 @@ class Thinker:
             tools=tuple(map(narrowed_tool, request.tools)),
             tool_choice="none" if has_result else "required",
             parallel_tool_calls=False,
-            sampling={"max_tokens": 40 if has_result else 300, **request.sampling},
+            sampling={"max_tokens": 40 if has_result else 600, **request.sampling},
         )
         async for event in self._inner.chat(forced):
             if isinstance(event, Delta):
