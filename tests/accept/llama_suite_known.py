@@ -20,6 +20,10 @@ KNOWN: dict[str, str] = {
     "chat_completion::test_chat_completion_stream*": DRAWS,
     "chat_completion::test_chat_completion_with_openai_library": DRAWS,
     "chat_completion::test_chat_completion_cached_tokens": "prefixes are shared in blocks of 16",
+    "chat_completion::test_completion_with_response_format[[]response_format1*": "random weights"
+    " write another list",
+    "chat_completion::test_logprobs*": "with random weights: the first space of an answer is left"
+    " out of its text, not of its tokens",
     "chat_completion::test_return_progress*": PROGRESS,
     "compat_anthropic::test_anthropic_tool_result_with_image": "an image is refused with 400, as"
     " the request's mistake, not with 500",

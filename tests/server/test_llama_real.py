@@ -160,7 +160,7 @@ def test_embeddings_are_vectors_of_length_one(client):
 def test_a_template_can_take_the_place_of_the_model_s_own(model):
     source = "{{ bos_token }}[{{ messages[0].content }}]{{ eos_token }}"
     changed = with_template(model.tokenizer, source)
-    names = {token_id: name for name, token_id in changed.special_tokens.items()}
+    names: dict[int | None, str] = {i: name for name, i in changed.special_tokens.items()}
     bos, eos = names.get(changed.bos_id, ""), names[changed.vocabulary.eos_id]
     assert changed.render(MESSAGES) == f"{bos}[Tell me of a river.]{eos}"
     assert changed.chat_template == source != model.tokenizer.chat_template
