@@ -325,7 +325,9 @@ def attention_plan(
             num_kv_heads, v_head_dim) and out (T, num_heads, v_head_dim), each float32, bfloat16 or
             float16; keys and values alike. Rows and heads may have any strides: values may be a
             part of keys. softcap: 0 for none; sinks: float32 (num_heads) or None; hidden: bool
-            (slots) or None. Sums are in float32, rows of `out` of no span stay as they are
+            (slots) or None. Sums are in float32, rows of `out` of no span stay as they are. Beside
+            a cache of bfloat16, queries and weights are rounded to it where there is AVX512-BF16 or
+            AMX. More than 8 rows of a key head are summed in another order than fewer
 
     It keeps the arrays alive and reads them anew in each run; one run at a time. Raises ValueError
     for shapes that do not fit and slots outside the cache, TypeError for another dtype.
