@@ -131,7 +131,14 @@ class LocalService:
         constraint = None
         if work.grammar is not None:
             constraint = await asyncio.to_thread(self._constraint, work.grammar, work)
-        job = Job(work.prompt_ids, work.params, constraint, reader, self.adapter, is_private)
+        job = Job(
+            work.prompt_ids,
+            work.params,
+            constraint,
+            reader,
+            adapter=self.adapter,
+            is_private=is_private,
+        )
         self.loop.post(job)
         answers = _Answers(self.model, readers, job)
         try:

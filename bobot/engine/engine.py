@@ -86,7 +86,13 @@ class Engine:
         prompt = list(prompt_ids)
         max_len = self.check(prompt, params)
         return self._queue(
-            prompt, params, max_len, constraint, prompt_reader, adapter, is_private=is_private
+            prompt,
+            params,
+            max_len,
+            constraint,
+            prompt_reader,
+            adapter=adapter,
+            is_private=is_private,
         )
 
     def check(self, prompt: list[int], params: SamplingParams | None) -> int:
@@ -109,7 +115,7 @@ class Engine:
         it wants of the prompt."""
         prompt = list(prompt_ids)
         max_len = self.check(prompt, None)
-        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader, adapter)
+        return self._queue(prompt, SamplingParams(), max_len, None, prompt_reader, adapter=adapter)
 
     def _queue(
         self,
@@ -118,8 +124,8 @@ class Engine:
         max_len: int,
         constraint: Constraint | None,
         prompt_reader: PromptReader | None,
-        adapter: Adapter | None,
         *,
+        adapter: Adapter | None = None,
         is_private: bool = False,
     ) -> int:
         seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -131,7 +137,7 @@ class Engine:
             max_len,
             constraint,
             prompt_reader,
-            adapter,
+            adapter=adapter,
             is_private=is_private,
         )
         self._next_request_id += 1

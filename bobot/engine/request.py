@@ -52,8 +52,8 @@ class Request:
         max_len: int,
         constraint: Constraint | None = None,
         prompt_reader: PromptReader | None = None,
-        adapter: Adapter | None = None,
         *,
+        adapter: Adapter | None = None,
         is_private: bool = False,
     ) -> None:
         self.request_id = request_id
