@@ -70,7 +70,7 @@ WILD = (
 HOSTED = "openai:gpt-4.1"
 OTHERS = ("o1", "o3", "gpt-4o", "gpt-5")
 LONG = 500
-"""Messages of the long conversation; about 400 tokens each."""
+"""Messages of the long conversation, of 800,000 letters in all: more than 200,000 tokens."""
 SIZES = {
     "tulip-1b": (2048, 16, 32, 8, 8192, 128256),
     "rose-8b": (4096, 32, 32, 8, 14336, 128256),
@@ -160,7 +160,7 @@ def long_conversation(store: Store) -> str:
         for number in range(LONG):
             role = "assistant" if number % 2 else "user"
             question = "A needle in a haystack?" if number == 250 else "What about this? " * 20
-            content = f"{number}. " + (text * 4 if number % 2 else question)
+            content = f"{number}. " + (text * 9 if number % 2 else question)
             head = store.add(identity, head, NewMessage(role=role, content=content))
     return identity
 
