@@ -65,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             " one of another model; may be repeated"
         ),
     )
+    add_policy(parser)
+    _add_door(parser)
+    _add_habits(parser)
+    _add_limits(parser)
+
+
+def _add_door(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -96,7 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=tr("a web page that may call it (* for all); may be repeated"),
     )
-    _add_habits(parser)
 
 
 def _add_habits(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +116,6 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=tr("pass over parameters that are not supported instead of refusing them"),
     )
-    add_policy(parser)
     parser.add_argument(
         "--llama-server",
         action="store_true",
@@ -134,13 +139,16 @@ def _add_habits(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=tr("answer chats with the prompt too that the model was given (__verbose)"),
     )
+    add_activations(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parallel", type=int, default=16, metavar="N", help=tr("answers at once (default: 16)")
     )
     parser.add_argument(
         "--context", type=int, metavar="N", help=tr("tokens of a conversation, at most")
     )
-    add_activations(parser)
     parser.add_argument(
         "--memory", type=float, metavar="GIB", help=tr("memory for models (default: what is free)")
     )
@@ -197,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
         served = models_of(args, shelf, ending)
         store = keys.KeyStore.open(user_paths().data / "server.db", given)
         ports = [args.port, *([OLLAMA_PORT] if args.ollama else [])]
-        sockets = [ending.enter_context(found) for found in _listening(addresses, ports, is_open)]
+        sockets = _listening(addresses, ports, is_open, ending)
         tell_keys(store, needs_key=limits.needs_key)
         tell_prefixes(prefix_gib)
         chats = ending.enter_context(contextlib.closing(Chats(Store(user_paths().store))))
@@ -213,11 +221,13 @@ def run(args: argparse.Namespace) -> int:
     return 130 if stopped_by == signal.SIGINT else 0
 
 
-def _listening(addresses: list[str], ports: list[int], is_open: bool) -> list[socket.socket]:
-    """The same ports at each address."""
+def _listening(
+    addresses: list[str], ports: list[int], is_open: bool, ending: contextlib.ExitStack
+) -> list[socket.socket]:
+    """The same ports at each address; closed at the end."""
     sockets: list[socket.socket] = []
     for address in addresses:
-        mine = [_bound(address, port) for port in dict.fromkeys(ports)]
+        mine = [ending.enter_context(_bound(address, port)) for port in dict.fromkeys(ports)]
         ports = [sock.getsockname()[1] for sock in mine]  # 0 has become one that is free
         tell_addresses(address, ports)
         sockets += mine

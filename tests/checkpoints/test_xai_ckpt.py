@@ -174,7 +174,10 @@ import resource, sys
 from pathlib import Path
 import torch
 from bobot.checkpoints import open_checkpoint
+from bobot.weights import tile_cache
 from bobot.weights.load import load_model
+
+tile_cache.SMALL_BYTES = 0  # as a large model, whose tiles are written to the disk and mapped
 
 def peak():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) << 10

@@ -45,9 +45,10 @@ def test_many_rows_come_nearer_to_float32_than_the_model_in_bfloat16(
     made = in_dtype(filled(FAMILIES[family](), "Q8_0", is_tiled=True), torch.bfloat16)
     monkeypatch.setenv("BOBOT_ISA", isa)
     found = torch.cat(by_decoder(made, SEQUENCES))
-    few_rows = torch.cat(by_decoder(made, SEQUENCES, most=2))  # in attention, of 3 heads each
+    few = 1 if family == "deepseek_v3" else 2  # tokens: at most 8 rows of a head of the cache
+    few_rows = torch.cat(by_decoder(made, SEQUENCES, most=few))
     monkeypatch.setenv("BOBOT_ISA", "avx512vnni")
-    assert torch.equal(few_rows, torch.cat(by_decoder(made, SEQUENCES, most=2)))
+    assert torch.equal(few_rows, torch.cat(by_decoder(made, SEQUENCES, most=few)))
     assert not torch.equal(found, torch.cat(by_decoder(made, SEQUENCES)))
     in_bfloat16 = torch.cat(by_module(made, SEQUENCES))
     exact = torch.cat(by_module(in_dtype(made, torch.float32), SEQUENCES))

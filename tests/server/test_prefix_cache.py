@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -77,13 +78,19 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
     assert list(folder.iterdir()) == []
 
 
+def sizes(folder: Path) -> Iterator[int]:
+    """Of the blocks; the server may take some away meanwhile."""
+    for path in folder.glob("*.block"):
+        with contextlib.suppress(FileNotFoundError):
+            yield path.stat().st_size
+
+
 def test_bound_is_what_was_asked_for(serve, tmp_path: Path) -> None:
     max_bytes = 4 << 20
     server = serve("--prefix-cache", str(max_bytes / (1 << 30)))
     for number in range(6):
         ask(server, f"{number}: {TALE}")
-        total = sum(path.stat().st_size for path in prefixes(tmp_path).glob("*.block"))
-        assert 0 <= total <= max_bytes
+        assert sum(sizes(prefixes(tmp_path))) <= max_bytes
     assert server.end() == 0
-    total = sum(path.stat().st_size for path in prefixes(tmp_path).glob("*.block"))
+    total = sum(sizes(prefixes(tmp_path)))
     assert max_bytes / 2 < total <= max_bytes, total / max_bytes
