@@ -1,7 +1,7 @@
 """Time to the first token behind a shared prefix: bobot serve beside llama-server, over a restart.
 
-    python bench/prefix.py --llama-server build/llama-server/bin/llama-server
-    python bench/prefix.py --llama-server ... --model model.gguf --prefix 4096 --runs 5 --json
+    python bench/prefix.py
+    python bench/prefix.py --model model.gguf --prefix 4096 --runs 5 --json
 
 In each run a server starts, reads a prompt that it has never seen (cold), then the same beginning
 with other ends, each from a connection of its own (warm); it is ended by SIGTERM, started again,
@@ -11,13 +11,7 @@ others, sent to /v1/completions for one token; the time is that of the whole ans
 the smallest and the largest.
 
 llama-server keeps prompts in memory and none over a restart, unless a client saves and restores
-slots by name (--slot-save-path), which is not measured. It is built from the sources inside
-llama-cpp-python:
-
-    pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xf llama_cpp_python-*
-    cmake -S llama_cpp_python-0.3.36/vendor/llama.cpp -B build/llama-server \\
-        -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_UI=OFF
-    cmake --build build/llama-server --target llama-server
+slots by name (--slot-save-path), which is not measured.
 
 Not measured: several clients at once, the time until a server is ready, other bounds of the cache.
 """
@@ -25,18 +19,13 @@ Not measured: several clients at once, the time until a server is ready, other b
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +33,7 @@ from typing import Any
 from cold_start import MADE_GGUF, made_gguf
 from engines import llama_cpp_python
 from machine import ROOT, describe, summary, table
+from servers import bobot_command, free_port, llama_command, llama_server, running
 
 PHASES = ("cold", "warm", "restarted", "warm again")
 READY_S, ANSWER_S = 300.0, 3600.0
@@ -61,52 +51,12 @@ class Program:
 
 
 def programs(args: argparse.Namespace) -> list[Program]:
-    """bobot, and llama-server where it was given, with room for two such prompts."""
-    ours, theirs = _free_port(), _free_port()
-    context = str(2 * (args.prefix + args.suffix + 256))
-    bobot = [sys.executable, "-m", "bobot", "serve", str(args.model), "--port", str(ours)]
-    found = [Program("bobot serve", [*bobot, "--prefix-cache", "4"], ours)]
-    if args.llama_server is not None:
-        command = [str(args.llama_server), "--model", str(args.model), "--port", str(theirs)]
-        command += ["--ctx-size", context, "--parallel", "2", "--threads", str(args.threads)]
-        found.append(Program("llama-server", command, theirs))
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-@contextlib.contextmanager
-def running(program: Program, num_threads: int) -> Iterator[None]:
-    """The server, from the moment it answers; ended by SIGTERM."""
-    folders = {f"XDG_{name}_HOME": str(CACHE) for name in ("CACHE", "DATA", "STATE", "CONFIG")}
-    environ = os.environ | folders | {"OMP_NUM_THREADS": str(num_threads)}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(program.command, env=environ, stdout=quiet, stderr=quiet)
-    try:
-        deadline_s = time.monotonic() + READY_S
-        while not _is_ready(program.port):
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                sys.exit(f"{program.name} did not start: {' '.join(program.command)}")
-            time.sleep(0.1)
-        yield
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_ready(port: int) -> bool:
-    """Ready for the model too: bobot listens before it is loaded."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+    """bobot, and llama-server, with room for two such prompts."""
+    ours, theirs = free_port(), free_port()
+    context = args.prefix + args.suffix + 256
+    bobot = [*bobot_command(args.model, ours, context), "--prefix-cache", "4"]
+    llama = llama_command(args.server, args.model, theirs, context, slots=2)
+    return [Program("bobot serve", bobot, ours), Program("llama-server", llama, theirs)]
 
 
 def first_token(program: Program, ids: list[int]) -> tuple[float, int]:
@@ -139,9 +89,9 @@ def measure_once(program: Program, args: argparse.Namespace, run: int) -> list[d
         told = f"{program.name}, {phase}: {seconds:.3f} s, {num_cached} tokens found"
         print(told, file=sys.stderr, flush=True)
 
-    shutil.rmtree(CACHE / "bobot" / "prefixes", ignore_errors=True)
+    shutil.rmtree(CACHE / "XDG_CACHE_HOME" / "bobot" / "prefixes", ignore_errors=True)
     for first, others in (PHASES[:2], PHASES[2:]):
-        with running(program, args.threads):
+        with running(program.command, program.port, args.threads, CACHE):
             # the first request also loads what a server loads late
             first_token(program, draw.choices(range(300, 30_000), k=8))
             ask(first)
@@ -202,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--llama-server", type=Path, help="the peer's binary; without it bobot's")
+    parser.add_argument("--server", type=Path, help="a llama-server; built if not given")
     parser.add_argument("--model", type=Path, help="a GGUF; the made-up Llama 3.2 1B if not given")
     parser.add_argument("--prefix", type=int, default=4096, help="tokens that prompts share")
     parser.add_argument("--suffix", type=int, default=64, help="tokens that they do not")
@@ -212,6 +162,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="a Python that has llama-cpp-python")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    args.server = llama_server(args.server)
     if args.model is None:
         args.model = MADE_GGUF if MADE_GGUF.exists() else made_gguf(llama_cpp_python(args.python))
     report = measure(args)

@@ -85,7 +85,7 @@ async def one_round(
         for _ in range(num_questions):
             await ask(client, shared + text(rng, OWN_TOKENS), rng.randrange(1 << 30), heard[number])
 
-    limits = httpx2.Limits(max_connections=num_clients)
+    limits = httpx2.Limits(max_connections=num_clients, max_keepalive_connections=0)
     async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         begun = time.perf_counter()
         await asyncio.gather(*(one(number, client) for number in range(num_clients)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -253,6 +254,7 @@ def test_reading_takes_less_memory_than_twice_the_largest_tensor(
     assert num_bytes > 4.5 * LARGEST
     result = subprocess.run(
         [sys.executable, "-c", MEASURED, kind, str(large_checkpoint)],
+        env=os.environ | {"XDG_CACHE_HOME": str(large_checkpoint.parent / "cache")},
         capture_output=True,
         text=True,
     )
