@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_hosts import KEY, FakeHost, Hold, Refuse, running_host
+from typed_person import Person
 
 from bobot.chat.archive import Archive
 from bobot.chat.protocol import ParameterError
@@ -127,30 +128,6 @@ def test_hosted_run_loads_no_torch(host: FakeHost, home: Path) -> None:
 
 
 # ---------------------------------------------------------------------- chat
-
-
-class Person:
-    """A screen: types the entries given, sees everything in `seen`."""
-
-    is_interactive = True
-
-    def __init__(self, *entries: str) -> None:
-        self.entries = list(entries)
-        self.seen: list[str] = []
-
-    def read(self, status: str) -> str:
-        self.seen.append(f"[{status}]")
-        if not self.entries:
-            raise EOFError
-        return self.entries.pop(0)
-
-    def answer(self, deltas: Iterator) -> None:
-        self.seen.append("".join(delta.text for delta in deltas if delta.kind == "text"))
-
-    def say(self, text: str) -> None:
-        self.seen.append(text)
-
-    complain = say
 
 
 def talk(folder: Path, *entries: str, **session: object) -> tuple[Chat, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_hosts import KEY, FakeHost, running_host
+from typed_person import Person
 
 from bobot.chat.archive import Archive
 from bobot.chat.session import Session
@@ -86,30 +87,6 @@ def test_mistakes_in_the_policy_are_told(run_bobot: Run, host: FakeHost, home: P
     status, _, err = run_bobot("run", "desk:m", "Hi", "--policy", str(bad))
     assert status == 1 and "unknown key 'foo'" in err
     assert host.requests == []
-
-
-class Person:
-    """A screen: types the entries given, sees everything in `seen`."""
-
-    is_interactive = True
-
-    def __init__(self, *entries: str) -> None:
-        self.entries = list(entries)
-        self.seen: list[str] = []
-
-    def read(self, status: str) -> str:
-        self.seen.append(f"[{status}]")
-        if not self.entries:
-            raise EOFError
-        return self.entries.pop(0)
-
-    def answer(self, deltas: Iterator) -> None:
-        self.seen.append("".join(delta.text for delta in deltas if delta.kind == "text"))
-
-    def say(self, text: str) -> None:
-        self.seen.append(text)
-
-    complain = say
 
 
 def test_chat_tells_after_each_answer_who_gave_it_and_keeps_it(
