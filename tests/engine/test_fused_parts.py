@@ -92,7 +92,7 @@ def test_any_config_of_a_grok_gives_the_same(changes: dict[str, Any]) -> None:
     made = filled(grok1(**changes))
     for most in (6, 60):
         difference = worst(made, most=most, num_threads=2)
-        assert difference <= 1e-5, f"logits differ by {difference:.1e}"
+        assert difference <= 2e-5, f"logits differ by {difference:.1e}"  # sums in another order
 
 
 def test_padding_hidden_in_an_earlier_request_is_seen_again_where_a_token_takes_its_slot() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hub_server import FakeHub, running_hub
 
+from bobot import kernels
 from bobot.chat.local import load
 from bobot.engine.kv_cache import bytes_per_token
 from bobot.engine.runner import first_weight
@@ -128,6 +129,9 @@ def test_files_that_were_changed_are_another_model(tmp_path):
     assert len({first, second, _stamp(folder)}) == 3
 
 
+@pytest.mark.skipif(
+    not kernels.available or kernels.isa() == "portable", reason="no products of 8 bits here"
+)
 def test_models_are_loaded_with_the_activations_asked_for(monkeypatch):
     given = []
 
