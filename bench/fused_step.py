@@ -11,6 +11,7 @@ Milliseconds, medians. Not measured: other families, which bench/peers.py puts b
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -23,7 +24,7 @@ from machine import ROOT, describe, table
 from bobot.engine import Engine, EngineConfig, SamplingParams
 
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
-import tiny_decoders as decoders
+decoders = importlib.import_module("tiny_decoders")
 
 COMMON = {
     "vocab_size": 8192,
