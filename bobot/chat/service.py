@@ -66,12 +66,13 @@ class LocalService:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(chat_work, self.model, request)
-        async for event in self._answers(work, "messages", None, request.is_private):
+        async for event in self._answers(work, "messages", None, is_private=request.is_private):
             yield event
 
     async def complete(self, request: TextRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(text_work, self.model, request)
-        async for event in self._answers(work, "prompt", request.prompt_logprobs):
+        scores, is_private = request.prompt_logprobs, request.is_private
+        async for event in self._answers(work, "prompt", scores, is_private=is_private):
             yield event
 
     async def prompt_ids(self, request: ChatRequest | TextRequest) -> list[int]:
@@ -117,7 +118,7 @@ class LocalService:
             await asyncio.to_thread(self.model.engine.close)
 
     async def _answers(
-        self, work: Work, param: str, num_scores: int | None, is_private: bool = False
+        self, work: Work, param: str, num_scores: int | None, *, is_private: bool
     ) -> AsyncIterator[Event]:
         num_answers = 1 if work.params is None else work.params.n
         with named("stop"):

@@ -78,6 +78,28 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/completions", {"prompt": TALE, **BODY}),
+        ("/api/generate", {"prompt": TALE, "raw": True, "stream": False}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": TALE}], **BODY}),
+        ("/completion", {"prompt": TALE, "n_predict": 8}),
+    ],
+)
+def test_private_requests_of_every_kind_stay_off_the_disk(serve, tmp_path: Path, path, words):
+    """Told by the header, which every path knows. Asked openly, the same request is kept."""
+    server = serve("--prefix-cache", "1")
+    body = {"model": "bobot", **words}
+    assert server.ask(path, body, headers={"x-bobot-private": "true"}).status_code == 200
+    assert server.end() == 0
+    assert list(prefixes(tmp_path).glob("*.block")) == []
+    server = serve("--prefix-cache", "1")
+    assert server.ask(path, body).status_code == 200
+    assert server.end() == 0
+    assert list(prefixes(tmp_path).glob("*.block")) != []
+
+
 def sizes(folder: Path) -> Iterator[int]:
     """Of the blocks; the server may take some away meanwhile."""
     for path in folder.glob("*.block"):
