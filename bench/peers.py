@@ -5,6 +5,7 @@
     python bench/peers.py depth              # prefill of 512 and decode behind 4k, 16k, 32k tokens
     python bench/peers.py batch --vllm       # decode of 8, 16 and 32 rows
     python bench/peers.py moe                # gpt-oss-20b and Qwen3-30B-A3B shapes
+    python bench/peers.py embedded           # the model inside the package, decode
     python bench/peers.py decode --quick --only llama-1b:Q4_0
 
 Files with random weights (shapes.py says what is cut) are written to build/bench once, and
@@ -44,7 +45,9 @@ from engines import (
 )
 from machine import describe, summary, table
 from random_model import write_gguf
-from shapes import SHAPES
+from shapes import EMBEDDED, SHAPES
+
+from bobot.hub import resolve
 
 LLAMA_CPP = {"llama.cpp -fa 0": {"flash": False}, "llama.cpp -fa 1": {"flash": True}}
 """The settings of llama.cpp that are tried; the better one counts."""
@@ -111,12 +114,15 @@ ROWS = {
         (Case(prompt=512, new=65),),
         ("prefill", "decode"),
     ),
+    "embedded": Row((f"{EMBEDDED}:Q8_0",), (Case(prompt=32, new=513),), ("decode",)),
 }
 
 
 def file_of(name: str) -> Path:
-    """The GGUF of shape:form, written if it is not there."""
+    """The GGUF of shape:form, written if it is not there; of the embedded model its own."""
     shape, form = name.split(":")
+    if shape == EMBEDDED:
+        return resolve(None)
     path = FILES / f"{shape}-{form}.gguf"
     if not path.exists():
         FILES.mkdir(parents=True, exist_ok=True)

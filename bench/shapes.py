@@ -64,7 +64,21 @@ GPT_OSS_20B = {
 }
 """4 of its 24 layers."""
 
+BOBOT_MINI = LLAMA_3_2_1B | {
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+}
+"""The embedded model, all of it."""
+EMBEDDED = "bobot-mini"
+
 SHAPES: dict[str, dict[str, Any]] = {
+    EMBEDDED: BOBOT_MINI,
     "llama-1b": LLAMA_3_2_1B,
     "llama-8b": LLAMA_3_8B,
     "llama-8b-2": LLAMA_3_8B | {"num_hidden_layers": 2, "vocab_size": 8064},
