@@ -7,6 +7,7 @@
 
 #include "attention_streams.h"
 #include "attention_unit.h"
+#include "team.h"
 
 namespace bobot {
 namespace {
@@ -53,10 +54,10 @@ void run_task(const AttentionPlan& plan, const AttentionInput& in, const Attenti
 }
 
 // All of a step's attention for one layer. Called by every thread of a parallel region, which
-// meets a barrier before it calls again and before it reads what others have written.
+// meets the barrier before it calls again and before it reads what others have written.
 template <class Simd>
-void attend_rows(const AttentionPlan& plan, const AttentionInput& in, int thread,
-                 int num_threads) {
+void attend_rows(const AttentionPlan& plan, const AttentionInput& in, int thread, int num_threads,
+                 Barrier& barrier) {
     float* scratch = plan.scratch + plan.scratch_per_thread * thread;
     for (;;) {
         std::size_t task;
@@ -65,7 +66,7 @@ void attend_rows(const AttentionPlan& plan, const AttentionInput& in, int thread
         if (task >= plan.num_tasks) break;
         run_task<Simd>(plan, in, plan.tasks[task], scratch);
     }
-#pragma omp barrier
+    wait_for_all(barrier, num_threads);
     if (thread == 0) *plan.next_task = 0;
     for (std::size_t m = 0; m < plan.num_merges; ++m) {
         const AttentionMerge& merge = plan.merges[m];

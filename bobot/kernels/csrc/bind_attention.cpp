@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention_plan.h"
+#include "team.h"
 #include "weight.h"
 
 #ifdef _OPENMP
@@ -84,6 +85,7 @@ public:
         in.softcap = static_cast<float>(softcap);
         in.sinks = sinks ? sinks->data() : nullptr;
         in.hidden = hidden ? reinterpret_cast<const std::uint8_t*>(hidden->data()) : nullptr;
+        Barrier barrier{};
         nb::gil_scoped_release unlocked;
 #pragma omp parallel num_threads(schedule_->num_threads())
         {
@@ -91,7 +93,7 @@ public:
 #ifdef _OPENMP
             thread = omp_get_thread_num(), num_threads = omp_get_num_threads();
 #endif
-            kernels.attend_rows(plan, in, thread, num_threads);
+            kernels.attend_rows(plan, in, thread, num_threads, barrier);
         }
     }
 

@@ -134,7 +134,7 @@ void attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer, const
                             share_of(units, 1, task, parts));
     });
     attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared),
-                      team.thread, team.num_threads);
+                      team.thread, team.num_threads, team.counters->barrier);
     team.wait();
     add_outputs<Simd>(plan, layer, step, shared.mixed, plan.num_heads * h, sum_RD, shared, own,
                       team);

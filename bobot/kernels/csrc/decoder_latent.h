@@ -165,7 +165,7 @@ void latent_attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer
                                  {first, first + unit < heads ? first + unit : heads});
     });
     attend_rows<Simd>(*step.attentions[layer.attention], attention_of(plan, layer, shared),
-                      team.thread, team.num_threads);
+                      team.thread, team.num_threads, team.counters->barrier);
     team.wait();
     const std::size_t value_parts = num_column_tasks(
         step, heads, 1, latent.value_size * bytes_of_output(latent.value));

@@ -36,6 +36,7 @@ struct DecoderPlan;
 struct DecoderStep;
 struct AttentionPlan;
 struct AttentionInput;
+struct Barrier;
 struct Tiles;
 
 // Columns that one call of add_columns takes at most: their totals stay in the first-level cache.
@@ -83,7 +84,7 @@ struct Kernels {
 
     // attention.h; called by every thread of a parallel region.
     void (*attend_rows)(const AttentionPlan& plan, const AttentionInput& input, int thread,
-                        int num_threads);
+                        int num_threads, Barrier& barrier);
 };
 
 extern const Kernels kPortable;

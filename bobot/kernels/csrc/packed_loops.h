@@ -109,16 +109,19 @@ struct DenseReader {
 
     void next() {
         row_ = next_row_;
-        next_row_ += kValues * Values::kBytes;
+        next_row_ += kBytes;
+        Simd::template prefetch<kBytes>(row_ + kAhead);
     }
     void widen(std::size_t, float* out) const { Values::widen(row_, out); }
     void tail(std::size_t count, float* out) const {
-        std::uint8_t padded[kValues * Values::kBytes] = {};
+        std::uint8_t padded[kBytes] = {};
         std::memcpy(padded, next_row_, count * Values::kBytes);
         Values::widen(padded, out);
     }
 
 private:
+    static constexpr std::size_t kBytes = kValues * Values::kBytes, kAhead = 4096;
+
     const std::uint8_t *row_ = nullptr, *next_row_;
 };
 
