@@ -2,13 +2,15 @@
 
 Decoding in torch is bound by the cost of its some 60 operations a layer where the model is small,
 and by its attention where the context is long. What is computed is models/llama.py, mixtral.py,
-gpt_oss.py, grok1.py and deepseek_v3.py, in float32; the tests hold the two together.
+gpt_oss.py, grok1.py and deepseek_v3.py, in float32, and for the rows of an adapter what
+layers/lora.py adds; the tests hold both ways together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,9 +25,11 @@ from bobot.engine.fused_layers import (
     NoKernelError,
     floats,
     matrix,
+    place_of,
 )
 from bobot.engine.kv_cache import KVCache
 from bobot.engine.request import Chunk
+from bobot.layers.lora import Adapter
 from bobot.ops.linear import tiles_beat_torch
 from bobot.quant.tiles import Activations, TileFormat, kernel_activations, takes_integers
 from bobot.quant.weight import QuantWeight
@@ -49,6 +53,8 @@ class FusedDecoder:
         self.vocab_size: int = config.vocab_size
         self.max_tokens = _max_tokens(layers, cache.keys[0].dtype)
         self.layer_bytes = _layer_bytes(layers)
+        self.adapters: WeakKeyDictionary[Adapter, Any] = WeakKeyDictionary()
+        """Those that have been used, as `native` takes them, for as long as somebody keeps them."""
         self.native = kernels.decoder(
             num_heads=spec.num_heads,
             num_kv_heads=spec.num_kv_heads,
@@ -79,6 +85,7 @@ class FusedDecoder:
     def run(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
         """As Runner.run: logits (R, V) float32, and the chunks that have caught up."""
         tokens, rows, caught_up = [], [], []
+        adapters = [self.native_adapter(chunk.sequence.adapter) for chunk in chunks]
         num_rows = 0
         for chunk in chunks:
             sequence, num_tokens = chunk.sequence, chunk.num_tokens
@@ -90,8 +97,21 @@ class FusedDecoder:
                 caught_up.append(chunk)
             num_rows += len(ids)
         logits_RV = torch.empty(len(rows), self.vocab_size, dtype=torch.float32, device="cpu")
-        self.native.step(tokens, rows, logits_RV.numpy(), self._num_threads(num_rows))
+        num_threads = self._num_threads(num_rows)
+        self.native.step(tokens, rows, logits_RV.numpy(), num_threads, adapters)
         return logits_RV, caught_up
+
+    def native_adapter(self, adapter: Adapter | None) -> Any:
+        """The adapter as `native` takes it."""
+        if adapter is None:
+            return None
+        if adapter not in self.adapters:
+            changes = [
+                (*place_of(name), change.a_RD, change.b_RF)
+                for name, change in adapter.layers.items()
+            ]
+            self.adapters[adapter] = self.native.adapter(changes)
+        return self.adapters[adapter]
 
     def _num_threads(self, num_tokens: int) -> int:
         """All, or one where a layer is too little work to share. Nothing between: OpenMP ends the

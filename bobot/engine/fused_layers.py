@@ -72,6 +72,25 @@ def matrix(weight: Weight) -> kernels.Matrix:
     return packed.arguments()
 
 
+PARTS = {
+    **{f"{name}_proj": name for name in ("q", "k", "v", "o", "gate", "up", "down")},
+    "q_a_proj": "q_a",
+    "q_b_proj": "q",
+    "kv_a_proj_with_mqa": "kv_a",
+    "gate": "router",
+    "router": "router",
+}
+"""Linear layers that every token passes, by the last part of their names -> what the C++ decoder
+calls them."""
+
+
+def place_of(name: str) -> tuple[int, str]:
+    """A linear layer's decoder layer and part: model.layers.3.mlp.up_proj is up of layer 3."""
+    _, _, layer, *path = name.split(".")
+    part = PARTS[path[-1]]
+    return int(layer), f"shared {part}" if "shared_experts" in path else part
+
+
 def floats(vector: Tensor) -> Tensor:
     return vector.detach().float().contiguous()
 

@@ -44,39 +44,40 @@ class Runner:
         """Logits (R, V), and the chunks that have caught up with their tokens: each has one row for
         its last known token and one for each of its drafts.
 
-        Chunks without an adapter run as if they were alone, so that nothing in their results
-        depends on adapters. The others run together, in the model's modules, each row with the
-        adapter of its sequence; with both kinds a step reads the weights twice.
+        Each row is changed by the adapter of its sequence and by no other. All run in one C++ call
+        where that is possible. Elsewhere chunks without an adapter run as if they were alone, and
+        the others behind them: with both kinds a step then reads the weights twice.
         If the model raises, nothing is committed: the same chunks can run again.
         """
         plain = [chunk for chunk in chunks if chunk.sequence.adapter is None]
-        if len(plain) == len(chunks):
-            return self._run_plain(plain)
-        results = [self._run_plain(plain)] if plain else []
-        results.append(self._run_adapted(chunks))
+        if len(plain) == len(chunks) or self._is_one_call(chunks):
+            return self._run_alike(chunks)
+        adapted = [chunk for chunk in chunks if chunk.sequence.adapter is not None]
+        results = [self._run_alike(kind) for kind in (plain, adapted) if kind]
         logits = [logits_RV for logits_RV, caught_up in results if caught_up]
         caught_up = [chunk for _, found in results for chunk in found]
         return torch.cat(logits) if logits else results[0][0], caught_up
 
-    def _run_plain(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
-        """In one C++ call where that is possible."""
+    def _is_one_call(self, chunks: Rows[Chunk]) -> bool:
         num_rows = sum(chunk.num_rows for chunk in chunks)
         has_readers = any(map(wanted_rows, chunks))
-        if self.fused is not None and self.fused.takes(num_rows) and not has_readers:
-            return self.fused.run(chunks)
-        return self._run_modules(chunks)
+        return self.fused is not None and self.fused.takes(num_rows) and not has_readers
 
-    def _run_adapted(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
-        """Those of the chunks that have an adapter, the rows of each side by side."""
-        of_adapter: dict[Adapter, list[Chunk]] = {}
+    def _run_alike(self, chunks: Rows[Chunk]) -> tuple[Tensor, list[Chunk]]:
+        """In one C++ call where that is possible, else in the model's modules, the rows of each
+        adapter side by side.
+        """
+        if self.fused is not None and self._is_one_call(chunks):
+            return self.fused.run(chunks)
+        of_adapter: dict[Adapter | None, list[Chunk]] = {}
         for chunk in chunks:
-            if chunk.sequence.adapter is not None:
-                of_adapter.setdefault(chunk.sequence.adapter, []).append(chunk)
+            of_adapter.setdefault(chunk.sequence.adapter, []).append(chunk)
         rows: list[tuple[Adapter, slice]] = []
         end = 0
         for adapter, own in of_adapter.items():
             start, end = end, end + sum(chunk.num_rows for chunk in own)
-            rows.append((adapter, slice(start, end)))
+            if adapter is not None:
+                rows.append((adapter, slice(start, end)))
         with applied(self.model, rows):
             return self._run_modules(list(chain.from_iterable(of_adapter.values())))
 

@@ -26,6 +26,8 @@ class AttentionPlan:
         isa: str,
     ) -> None: ...
 
+class DecoderAdapter: ...
+
 class Decoder:
     def __init__(
         self,
@@ -132,16 +134,27 @@ class Decoder:
         None, is added to the scores that choose. Of equal groups of experts only the best are
         chosen from; a group is as good as its best two.
         """
+    def adapter(self, changes: list[tuple[int, str, Any, Any]]) -> DecoderAdapter:
+        """Low-rank changes of linear layers that every token passes: the layer, the name of the
+        part as add_... takes it ("router", "shared gate", "shared up" and "shared down" too), A
+        (rank, inputs) and B (rank, outputs), float32. For rows of the adapter the layer's result
+        is W x + its bias + transposed(B) (A x).
+
+        Keeps the arrays and the decoder alive. Raises ValueError for a layer that does not exist
+        or has experts, for other shapes, and for a layer that is changed twice.
+        """
     def step(
         self,
         chunks: list[tuple[int, list[int], list[int]]],
         rows: list[int],
         logits: Any,
         num_threads: int,
+        adapters: list[DecoderAdapter | None] = ...,
     ) -> None:
         """chunks: (first position, ids, block table) of tokens that follow each other in one
         sequence; position p lies in slot table[p // block_size] * block_size + p % block_size.
         `rows` counts through the tokens of all chunks and says whose logits are written.
+        adapters: of each chunk, or none at all.
         """
 
 def sample(

@@ -1,6 +1,9 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685) on the linear layers of a model that knows nothing of
 them: for the rows of an adapter y = W x + B A x, for all others y = W x.
 
+Here for the modules of any model on any device; a step in one C++ call adds the same by itself
+(engine/fused.py).
+
 Axes: T packed tokens, D inputs and F outputs of a linear layer, R rank.
 """
 
@@ -22,10 +25,12 @@ differ in the last bits from one in a batch (MKL: below 4 rows with one thread, 
 
 @dataclass(frozen=True)
 class LowRank:
-    """The change of one linear layer, both in float32; its scale is in `b_FR`."""
+    """The change of one linear layer: A, and B with its scale, turned so that outputs lie side by
+    side. Both float32 and contiguous.
+    """
 
     a_RD: Tensor
-    b_FR: Tensor
+    b_RF: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +43,7 @@ class Adapter:
 
     @property
     def num_bytes(self) -> int:
-        return sum(change.a_RD.nbytes + change.b_FR.nbytes for change in self.layers.values())
+        return sum(change.a_RD.nbytes + change.b_RF.nbytes for change in self.layers.values())
 
 
 Rows = tuple[Adapter, slice]
@@ -86,4 +91,4 @@ def _product(x_TD: Tensor, change: LowRank) -> Tensor:
     num_rows = x_TD.shape[0]
     if num_rows < MIN_ROWS:
         x_TD = F.pad(x_TD, (0, 0, 0, MIN_ROWS - num_rows))
-    return F.linear(F.linear(x_TD, change.a_RD), change.b_FR)[:num_rows]
+    return (F.linear(x_TD, change.a_RD) @ change.b_RF)[:num_rows]

@@ -73,7 +73,8 @@ def load_adapter(file: LoraFile, model: Any, family: str) -> Adapter:
         template, _ = split_name(f"{name}.weight")
         if template in dialect.pairs:
             b_FR = halves_from_pairs(b_FR, dialect.pairs[template](model.config))
-        changes[name] = LowRank(a_RD.to(device), (b_FR * stored.scale).to(device))
+        b_RF = (b_FR * stored.scale).T.contiguous()
+        changes[name] = LowRank(a_RD.contiguous().to(device), b_RF.to(device))
     return Adapter(changes, _digest(changes))
 
 
@@ -127,7 +128,7 @@ def _digest(changes: Mapping[str, LowRank]) -> bytes:
     """32 bytes; equal for equal changes, wherever they were stored."""
     digest = hashlib.blake2b(digest_size=32)
     for name in sorted(changes):
-        for values in (changes[name].a_RD, changes[name].b_FR):
+        for values in (changes[name].a_RD, changes[name].b_RF):
             digest.update(f"{name} {tuple(values.shape)} ".encode())
             digest.update(values.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.digest()

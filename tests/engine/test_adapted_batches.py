@@ -178,6 +178,7 @@ def test_a_failing_step_leaves_no_adapter_behind(tmp_path, monkeypatch):
     (a,) = adapters(model, tmp_path, 1)
     before = alone(model, PROMPTS[0], None)
     engine = engine_of(model)
+    engine.runner.fused = None
     engine.add(PROMPTS[0], DRAWN, adapter=a)
 
     def fail(*_: object) -> None:

@@ -5,7 +5,7 @@ ways to its logits.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from bobot.engine.fused import fused_decoder
 from bobot.engine.kv_cache import KVCache
 from bobot.layers.context import PackedAttention
 from bobot.layers.linear import Embedding, Linear
+from bobot.layers.lora import Adapter, applied
 from bobot.models.deepseek_v3 import DeepseekV3, DeepseekV3Config
 from bobot.models.gpt_oss import FULL, SLIDING, GptOss, GptOssConfig
 from bobot.models.grok1 import Grok1, Grok1Config
@@ -208,11 +209,17 @@ def _replace(module: nn.Module, name: str, weight: Weight) -> None:
     setattr(module, name, weight)
 
 
-def by_module(model: Any, sequences: list[list[int]]) -> list[Tensor]:
-    """Logits (T, V) of every token, each sequence through packed attention at once."""
+def by_module(
+    model: Any, sequences: list[list[int]], adapters: Sequence[Adapter | None] = ()
+) -> list[Tensor]:
+    """Logits (T, V) of every token, each sequence through packed attention at once, under its
+    adapter.
+    """
     results = []
-    for ids in sequences:
-        hidden_TD = model(torch.tensor(ids), torch.arange(len(ids)), PackedAttention())
+    for n, ids in enumerate(sequences):
+        adapter = adapters[n] if adapters else None
+        with applied(model, [] if adapter is None else [(adapter, slice(None))]):
+            hidden_TD = model(torch.tensor(ids), torch.arange(len(ids)), PackedAttention())
         results.append(model.logits(hidden_TD))
     return results
 
@@ -224,6 +231,7 @@ def by_decoder(
     most: int = 16,
     block_size: int = 4,
     num_threads: int = 1,
+    adapters: Sequence[Adapter | None] = (),
 ) -> list[Tensor]:
     """The same in steps of at most `most` tokens from any of the sequences, whose blocks lie
     scattered in the cache.
@@ -238,18 +246,20 @@ def by_decoder(
     tables = [[free.pop() for _ in range(-(-len(ids) // block_size))] for ids in sequences]
     results: list[list[Tensor]] = [[] for _ in sequences]
     while any(len(result) < len(ids) for result, ids in zip(results, sequences, strict=True)):
-        chunks, owners, room = [], [], draw.randint(1, most)
+        chunks, users, owners, room = [], [], [], draw.randint(1, most)
         for n, ids in draw.sample(list(enumerate(sequences)), len(sequences)):
             first = len(results[n])
             count = min(draw.randint(0, room), len(ids) - first)
             if count:
                 chunks.append((first, ids[first : first + count], tables[n]))
+                users.append(n)
                 owners += [n] * count
                 room -= count
         # Rows of logits in another order than the tokens.
         rows = draw.sample(range(len(owners)), len(owners))
         logits_RV = torch.full((len(rows), fused.vocab_size), float("nan"))
-        fused.native.step(chunks, rows, logits_RV.numpy(), num_threads)
+        used = [fused.native_adapter(adapters[n]) for n in users] if adapters else []
+        fused.native.step(chunks, rows, logits_RV.numpy(), num_threads, used)
         for row, owner in enumerate(owners):
             results[owner].append(logits_RV[rows.index(row)])
     return [torch.stack(result) for result in results]

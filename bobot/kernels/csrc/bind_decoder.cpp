@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <new>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "attention_plan.h"
+#include "bind_adapters.h"
 #include "bind_attention.h"
 #include "decoder.h"
 #include "weight.h"
@@ -26,6 +28,7 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 using Cache = nb::ndarray<nb::c_contig, nb::device::cpu>;
 using Hidden = nb::ndarray<bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = std::vector<std::int64_t>;
+using Adapters = std::vector<const DecoderAdapter*>;
 // The first position of some tokens of one sequence, their ids, and the sequence's blocks.
 using Chunk = std::tuple<std::int64_t, Numbers, Numbers>;
 
@@ -89,6 +92,10 @@ public:
         layer.scale = static_cast<float>(scale);
         layer.softcap = static_cast<float>(softcap);
         set_cache(layer, keys, values);
+        place(layer.q, layers_.size(), "q", 0);
+        place(layer.k, layers_.size(), "k", 1);
+        place(layer.v, layers_.size(), "v", 2);
+        place(layer.o, layers_.size(), "o", 0);
         push(layer);
     }
 
@@ -129,6 +136,10 @@ public:
         layer.attention = attention_with(0);
         layer.scale = static_cast<float>(scale);
         set_cache(layer, keys, keys);
+        if (q_a) place(latent.q_a, layers_.size(), "q_a", 0);
+        place(latent.kv_a, layers_.size(), "kv_a", 1);
+        place(latent.q, layers_.size(), "q", 0);
+        place(layer.o, layers_.size(), "o", 0);
         push(layer);
     }
 
@@ -145,6 +156,7 @@ public:
         layer.mlp.cubic = static_cast<float>(cubic);
         layer.mlp.limit = static_cast<float>(limit);
         layer.mlp.up_offset = static_cast<float>(up_offset);
+        if (num_experts == 1 && up) place(layer.mlp, {"gate", "up", "down"});
         layers_.back() = layer;
     }
 
@@ -157,6 +169,7 @@ public:
         shared.cubic = layer.mlp.cubic;
         shared.limit = layer.mlp.limit;
         shared.up_offset = layer.mlp.up_offset;
+        place(shared, {"shared gate", "shared up", "shared down"});
         layer.shared = shared;
     }
 
@@ -178,17 +191,25 @@ public:
         made.num_groups = num_groups;
         made.num_best_groups = num_best_groups;
         made.factor = static_cast<float>(factor);
+        place(made.linear, layers_.size() - 1, "router", 0);
         mlp.router = made;
         mlp.num_active = num_active;
     }
 
+    DecoderAdapter adapter(std::vector<Change> changes) const {
+        return {this, places_, std::move(changes)};
+    }
+
     void step(const std::vector<Chunk>& chunks, const Numbers& logit_rows,
-              const Matrix<float>& logits, int num_threads) const {
+              const Matrix<float>& logits, int num_threads, const Adapters& adapters) const {
         Numbers ids, positions;
         std::vector<const std::int64_t*> tables;
         std::vector<Numbers> starts;
         std::vector<AttentionSpan> spans;
-        for (const auto& [first, chunk_ids, table] : chunks) {
+        AdaptedRuns adapted;
+        require_adapters(adapters, chunks.size());
+        for (std::size_t c = 0; c < chunks.size(); ++c) {
+            const auto& [first, chunk_ids, table] = chunks[c];
             require_blocks(first, chunk_ids.size(), table);
             starts.push_back(starts_of(table));
             if (!chunk_ids.empty())
@@ -199,6 +220,8 @@ public:
                 positions.push_back(first + static_cast<std::int64_t>(i));
                 tables.push_back(table.data());
             }
+            if (!adapters.empty())
+                adapted.add(adapters[c], ids.size() - chunk_ids.size(), ids.size());
         }
         require_below(ids, plan_.vocab_size, "an id lies outside the vocabulary");
         require_below(logit_rows, ids.size(), "a row of logits lies outside the step");
@@ -219,7 +242,8 @@ public:
         }
         const DecoderStep step{ids.size(),        ids.data(),        positions.data(),
                                tables.data(),     attentions.data(), logit_rows.size(),
-                               logit_rows.data(), logits.data(),    num_threads};
+                               logit_rows.data(), logits.data(),    num_threads,
+                               adapted.size(),    adapted.data(),   adapted.max_rank()};
         nb::gil_scoped_release unlocked;
         if (!kernels_.decode(plan_, step)) throw std::bad_alloc();
     }
@@ -283,6 +307,12 @@ private:
                 "a sequence has fewer blocks than its tokens need");
         require_below(table, num_blocks_, "a block lies outside the cache");
     }
+    void require_adapters(const Adapters& adapters, std::size_t num_chunks) const {
+        require(adapters.empty() || adapters.size() == num_chunks,
+                "there is not one adapter, or None, for each chunk");
+        for (const DecoderAdapter* adapter : adapters)
+            require(!adapter || adapter->is_of(this), "an adapter belongs to another decoder");
+    }
     static void require_below(const Numbers& numbers, std::size_t limit, const char* what) {
         for (const std::int64_t number : numbers)
             require(number >= 0 && static_cast<std::uint64_t>(number) < limit, what);
@@ -337,6 +367,16 @@ private:
             made.bias = floats(nb::cast<Floats>(parts[1]), count * num_rows(made.weight));
         return made;
     }
+    // Adapters can change it from now on.
+    void place(DecoderLinear& linear, std::size_t layer, const char* part, std::size_t slot) {
+        places_.add(linear, layer, part, slot, num_rows(linear.weight), num_columns(linear.weight));
+    }
+    // The same of the last layer's network of every row.
+    void place(DecoderMlp& mlp, const std::array<const char*, 3>& parts) {
+        place(mlp.gate, layers_.size() - 1, parts[0], 0);
+        place(mlp.up, layers_.size() - 1, parts[1], 1);
+        place(mlp.down, layers_.size() - 1, parts[2], 0);
+    }
     // Of each matrix of a stack.
     static std::size_t num_rows(const Weight& weight) {
         return weight.tiles.data ? weight.tiles.num_rows : weight.rows.num_rows / weight.count;
@@ -369,6 +409,7 @@ private:
     const Kernels& kernels_;
     DecoderPlan plan_{};
     std::vector<DecoderLayer> layers_;
+    Places places_;
     std::vector<std::size_t> windows_;
     std::vector<Floats> arrays_;
     std::vector<Cache> caches_;
@@ -380,6 +421,7 @@ private:
 }  // namespace
 
 void bind_decoder(nb::module_& m) {
+    nb::class_<DecoderAdapter>(m, "DecoderAdapter");
     nb::class_<Decoder>(m, "Decoder")
         .def(nb::init<std::size_t, std::size_t, std::size_t, std::size_t, double, const Floats&,
                       double, const nb::tuple&, double, const nb::tuple&, const Floats&,
@@ -404,8 +446,9 @@ void bind_decoder(nb::module_& m) {
         .def("add_router", &Decoder::add_router, nb::kw_only(), "router"_a, "num_active"_a,
              "scores"_a, "choice_bias"_a.noconvert().none(), "num_groups"_a, "num_best_groups"_a,
              "factor"_a)
+        .def("adapter", &Decoder::adapter, "changes"_a.noconvert(), nb::keep_alive<0, 1>())
         .def("step", &Decoder::step, "chunks"_a, "rows"_a, "logits"_a.noconvert(),
-             "num_threads"_a);
+             "num_threads"_a, "adapters"_a = Adapters());
 }
 
 }  // namespace bobot

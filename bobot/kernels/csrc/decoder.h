@@ -11,6 +11,23 @@ namespace bobot {
 struct DecoderLinear {
     Weight weight;
     const float* bias;  // or null
+    // Where an adapter keeps its change of the layer; 0: it has none. And which one the layer is of
+    // those that read the same inputs, kMostSlots at most.
+    std::size_t place = 0, slot = 0;
+};
+
+constexpr std::size_t kMostSlots = 3;
+
+// What an adapter adds to a linear layer: B (A x); nothing without a rank.
+struct LowRank {
+    std::size_t rank, num_outputs;
+    const float *a, *b;  // (rank, inputs) and (rank, outputs)
+};
+
+// Rows [first, end) of a step, and what their adapter changes, by place.
+struct AdaptedRows {
+    std::size_t first, end;
+    const LowRank* changes;
 };
 
 // What a router's logits become: the weights of the chosen experts are their softmax among
@@ -97,6 +114,9 @@ struct DecoderStep {
     const std::int64_t* logit_rows;
     float* logits;  // (num_logits, vocab_size)
     int num_threads;
+    std::size_t num_adapted;  // runs of rows; all others have no adapter
+    const AdaptedRows* adapted;
+    std::size_t max_rank;  // of all their changes
 };
 
 namespace {

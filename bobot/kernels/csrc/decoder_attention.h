@@ -60,7 +60,7 @@ void project(const DecoderPlan& plan, const DecoderLayer& layer, const DecoderSt
         if (heads.size() == 0) return;
         for_chunks(step.num_rows, [&](std::size_t first, std::size_t count) {
             float* out = shared.qkv + first * stride + (place + heads.first) * h;
-            product<Simd>(linear, normed, first, count, outputs, out, stride, own);
+            product<Simd>(step, linear, normed, first, count, outputs, out, stride, shared, own);
             then(first, count, heads, out);
         });
     };
@@ -108,10 +108,11 @@ void add_outputs(const DecoderPlan& plan, const DecoderLayer& layer, const Decod
     if (readers.has_tiles)
         team.run(inputs.tiled.num_blocks,
                  [&](std::size_t b) { fill_activations<Simd>(mixed, inputs.tiled, b, b + 1); });
+    lower<Simd>(step, {&layer.o}, inputs, shared, team);
     const std::size_t outputs = num_column_tasks(step, d, kPanel, bytes_of_output(layer.o.weight));
     team.run(outputs, [&](std::size_t task) {
-        add_linear<Simd>(plan, layer.o, 0, inputs, {nullptr, nullptr},
-                         share_of(d, kPanel, task, outputs), sum_RD, own);
+        add_linear<Simd>(plan, step, layer.o, 0, inputs, {nullptr, nullptr},
+                         share_of(d, kPanel, task, outputs), sum_RD, shared, own);
     });
 }
 
@@ -123,6 +124,7 @@ void attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer, const
     const Readers readers(plan.activations, {&layer.q.weight, &layer.k.weight, &layer.v.weight});
     const Inputs normed =
         normalize<Simd>(plan, step, layer.attention_norm, readers, shared, team);
+    lower<Simd>(step, {&layer.q, &layer.k, &layer.v}, normed, shared, team);
     const std::size_t h = plan.head_dim, unit = heads_per_share(h);
     // Counted in whole units, so that each of queries, keys and values begins at one.
     const std::size_t units = (plan.num_heads + unit - 1) / unit +

@@ -41,6 +41,7 @@ struct SharedBuffers {
     float* mixed;          // (R, num_heads * head_dim)
     // Of layers with latents: (R, q_rank), (R, head_dim) and (R, num_heads * value_size).
     float *q_latent, *kv_latent, *values;
+    float* lowered;        // A x of adapters: (kMostSlots, R, max_rank)
     std::uint8_t* tiled;   // normed_RD or `mixed` as tiles want them
     float* router_RE;
     Routing routing;
@@ -171,20 +172,23 @@ inline std::size_t bytes_of_pairs(std::size_t pairs, std::size_t num_experts, st
 
 // What the hidden values of all pairs take, as rows of floats and as tiles: that of the layer with
 // the most. A layer whose every row passes one wide network may be beside one of many narrow ones.
+// Adapters read floats, whatever the weights do.
 struct HiddenSizes {
     std::size_t floats = 0, tile_bytes = 0;
 };
 
-inline HiddenSizes hidden_sizes(const DecoderPlan& plan, std::size_t rows,
+inline HiddenSizes hidden_sizes(const DecoderPlan& plan, const DecoderStep& step,
                                 std::size_t most_block_rows) {
     HiddenSizes sizes;
     for (std::size_t i = 0; i < plan.num_layers; ++i)
         for (const DecoderMlp* mlp : {&plan.layers[i].mlp, &plan.layers[i].shared}) {
-            const std::size_t pairs = rows * mlp->num_active, f = mlp->intermediate_size;
-            if (mlp->down.weight.tiles.data)
+            const std::size_t pairs = step.num_rows * mlp->num_active;
+            const std::size_t f = mlp->intermediate_size;
+            const bool has_tiles = mlp->down.weight.tiles.data != nullptr;
+            if (has_tiles)
                 raise(sizes.tile_bytes,
                       bytes_of_pairs(pairs, mlp->num_experts, f, most_block_rows));
-            else
+            if (!has_tiles || (mlp->down.place > 0 && step.num_adapted > 0))
                 raise(sizes.floats, pairs * f);
         }
     return sizes;
@@ -209,6 +213,7 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
     shared.q_latent = arena.floats(rows * largest.q_rank);
     shared.kv_latent = arena.floats(rows * largest.latent);
     shared.values = arena.floats(rows * largest.values);
+    shared.lowered = arena.floats(kMostSlots * rows * step.max_rank);
     shared.tiled = arena.bytes(tiled_bytes<Simd>(rows, largest.columns));
     shared.router_RE = arena.floats(rows * e);
     shared.routing.used = arena.numbers(e);
@@ -223,7 +228,7 @@ void cut(const DecoderPlan& plan, const DecoderStep& step, Arena& arena, SharedB
     shared.chosen_PD = arena.floats(pairs * largest.rows_in_d);
     shared.tiled_PD =
         arena.bytes(bytes_of_pairs(pairs, e, largest.tiles_in_d, most_block_rows));
-    const HiddenSizes hidden = hidden_sizes(plan, rows, most_block_rows);
+    const HiddenSizes hidden = hidden_sizes(plan, step, most_block_rows);
     shared.hidden_PF = arena.floats(hidden.floats);
     shared.tiled_PF = arena.bytes(hidden.tile_bytes);
     const std::size_t few = rows < kFewRows ? rows : kFewRows;

@@ -36,6 +36,7 @@ void project_latents(const DecoderPlan& plan, const DecoderLatent& latent, const
     const std::size_t kv_units = (plan.head_dim + kPanel - 1) / kPanel, units = q_units + kv_units;
     const std::size_t parts = num_column_tasks(step, units * kPanel, kPanel,
                                                bytes_of_output(latent.kv_a.weight));
+    lower<Simd>(step, {&latent.q_a, &latent.kv_a}, normed, shared, team);
     team.run(parts, [&](std::size_t task) {
         const Share mine = share_of(units, 1, task, parts);
         const auto part = [&](const DecoderLinear& linear, std::size_t first_unit,
@@ -45,8 +46,8 @@ void project_latents(const DecoderPlan& plan, const DecoderLatent& latent, const
             if (some.size() == 0) return;
             const Share outputs{some.first * kPanel, end};
             for_chunks(step.num_rows, [&](std::size_t first, std::size_t count) {
-                product<Simd>(linear, normed, first, count, outputs,
-                              out + first * size + outputs.first, size, own);
+                product<Simd>(step, linear, normed, first, count, outputs,
+                              out + first * size + outputs.first, size, shared, own);
             });
         };
         part(latent.q_a, 0, q_units, latent.q_rank, shared.q_latent);
@@ -113,7 +114,8 @@ void absorb_queries(const DecoderPlan& plan, const DecoderLatent& latent, const 
     const std::size_t stride = (plan.num_heads + 2 * plan.num_kv_heads) * h;
     const Share outputs{heads.first * size, heads.end * size};
     for_chunks(step.num_rows, [&](std::size_t first, std::size_t count) {
-        product<Simd>(latent.q, queries, first, count, outputs, own.sums, width, own);
+        product<Simd>(step, latent.q, queries, first, count, outputs, own.sums, width, shared,
+                      own);
         for (std::size_t i = 0; i < heads.size(); ++i) {
             const float* from = own.sums + i * size;
             float* to = shared.qkv + first * stride + (heads.first + i) * h;
@@ -155,6 +157,7 @@ void latent_attention_of_rows(const DecoderPlan& plan, const DecoderLayer& layer
     project_latents<Simd>(plan, latent, step, normed, shared, own, team);
     const Inputs queries =
         store_latents<Simd, Cell>(plan, layer, step, normed, shared, own, team);
+    lower<Simd>(step, {&latent.q}, queries, shared, team);
     const std::size_t unit = heads_per_share(size), units = (heads + unit - 1) / unit;
     const std::size_t parts =
         num_column_tasks(step, units, 1, unit * size * bytes_of_output(latent.q.weight));

@@ -2,8 +2,7 @@
 // column by column.
 #pragma once
 
-#include "decoder_buffers.h"
-#include "float_loops.h"
+#include "decoder_adapters.h"
 
 namespace bobot {
 namespace {
@@ -36,12 +35,14 @@ inline void add_bias(const float* bias, std::size_t rows, const Share& share, fl
         for (std::size_t n = 0; n < share.size(); ++n) out[m * stride + n] += bias[share.first + n];
 }
 
-// The product of a linear layer, with its bias.
+// The product of a linear layer, with its bias and what adapters add.
 template <class Simd>
-void product(const DecoderLinear& linear, const Inputs& x, std::size_t first, std::size_t count,
-             const Share& share, float* out, std::size_t out_stride, const ThreadBuffers& own) {
+void product(const DecoderStep& step, const DecoderLinear& linear, const Inputs& x,
+             std::size_t first, std::size_t count, const Share& share, float* out,
+             std::size_t out_stride, const SharedBuffers& shared, const ThreadBuffers& own) {
     product<Simd>(linear.weight, x, first, count, share, out, out_stride, own.row_scales);
     add_bias(linear.bias, count, share, out, out_stride);
+    add_changes(step, linear, shared, first, count, share, out, out_stride);
 }
 
 // Calls each(first, count) for runs of kChunkRows rows.
@@ -85,15 +86,16 @@ struct Rows {
 
 // sum_RD += linear(inputs), for a share of the outputs: matrix `index` of a stack.
 template <class Simd>
-void add_linear(const DecoderPlan& plan, const DecoderLinear& linear, std::size_t index,
-                const Inputs& inputs, const Rows& rows, const Share& share, float* sum_RD,
-                const ThreadBuffers& own) {
+void add_linear(const DecoderPlan& plan, const DecoderStep& step, const DecoderLinear& linear,
+                std::size_t index, const Inputs& inputs, const Rows& rows, const Share& share,
+                float* sum_RD, const SharedBuffers& shared, const ThreadBuffers& own) {
     const std::size_t d = plan.hidden_size, width = share.size();
     const Weight weight = matrix_of(linear.weight, index);
     const float* bias = linear.bias ? linear.bias + index * d : nullptr;
     for_chunks(inputs.num_rows, [&](std::size_t first, std::size_t count) {
         product<Simd>(weight, inputs, first, count, share, own.sums, width, own.row_scales);
         add_bias(bias, count, share, own.sums, width);
+        add_changes(step, linear, shared, first, count, share, own.sums, width);
         for (std::size_t i = 0; i < count; ++i) {
             const std::size_t m = rows.numbers ? rows.numbers[first + i] : first + i;
             const float factor = rows.weights ? rows.weights[first + i] : 1.0f;

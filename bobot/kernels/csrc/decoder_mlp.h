@@ -30,8 +30,8 @@ struct Expert {
 
 // The i-th of the experts that somebody chose; the one network of a layer without a choice.
 template <class Simd>
-Expert expert_of(const DecoderPlan& plan, const DecoderMlp& mlp, const Inputs& normed,
-                 const SharedBuffers& shared, std::size_t i) {
+Expert expert_of(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& mlp,
+                 const Inputs& normed, const SharedBuffers& shared, std::size_t i) {
     const Routing& routing = shared.routing;
     const std::size_t d = plan.hidden_size, f = mlp.intermediate_size;
     Expert expert{0, normed, {normed.num_rows, f, nullptr, {}}, {nullptr, nullptr}};
@@ -47,7 +47,7 @@ Expert expert_of(const DecoderPlan& plan, const DecoderMlp& mlp, const Inputs& n
     const Readers of_hidden(plan.activations, {&mlp.down.weight});
     if (of_hidden.has_tiles)
         expert.hidden.lay_out_tiles<Simd>(of_hidden, shared.tiled_PF + hidden_at);
-    else
+    if (!of_hidden.has_tiles || is_changed(step, mlp.down))
         expert.hidden.rows = shared.hidden_PF + first * f;
     if (expert.hidden.num_rows == normed.num_rows) return expert;
     expert.x = {expert.hidden.num_rows, d, nullptr, {}};
@@ -106,8 +106,8 @@ void store_hidden(const Inputs& hidden, const Share& columns, std::size_t first_
         float* to = hidden.rows + first_row * f + columns.first;
         for (std::size_t m = 0; m < count; ++m)
             std::memcpy(to + m * f, from + m * width, sizeof(float) * width);
-        return;
     }
+    if (hidden.tiled.num_blocks == 0) return;
     const std::size_t size = hidden.tiled.block_rows;
     for (std::size_t m = 0; m < count; m += size)
         fill_activations<Simd>(from + m * width,
@@ -118,8 +118,8 @@ void store_hidden(const Inputs& hidden, const Share& columns, std::size_t first_
 
 // Some columns of an expert's hidden values, for all of its rows.
 template <class Simd>
-void inner_of_expert(const DecoderMlp& mlp, const Expert& expert, const Share& columns,
-                     const ThreadBuffers& own) {
+void inner_of_expert(const DecoderStep& step, const DecoderMlp& mlp, const Expert& expert,
+                     const Share& columns, const SharedBuffers& shared, const ThreadBuffers& own) {
     const std::size_t f = mlp.intermediate_size, each = mlp.is_interleaved ? 2 : 1;
     const std::size_t width = columns.size();
     const Share outputs{each * columns.first, each * columns.end};
@@ -129,6 +129,7 @@ void inner_of_expert(const DecoderMlp& mlp, const Expert& expert, const Share& c
                       sums, 2 * width, own.row_scales);
         add_bias(linear.bias ? linear.bias + each * expert.index * f : nullptr, count, outputs,
                  sums, 2 * width);
+        add_changes(step, linear, shared, first, count, outputs, sums, 2 * width);
     };
     for_chunks(expert.x.num_rows, [&](std::size_t first, std::size_t count) {
         part(mlp.gate, first, count, own.sums);
@@ -152,12 +153,14 @@ void route(const DecoderPlan& plan, const DecoderStep& step, const DecoderMlp& m
     const std::size_t num_experts = mlp.num_experts, rows = step.num_rows;
     const std::size_t parts = num_column_tasks(step, num_experts, kPanel, kCachedWeights);
     const std::size_t runs = (rows + kRouterRows - 1) / kRouterRows;
+    lower<Simd>(step, {&mlp.router.linear}, normed, shared, team);
     team.run(runs * parts, [&](std::size_t task) {
         const Share share = share_of(num_experts, kPanel, task % parts, parts);
         const std::size_t first = task / parts * kRouterRows;
         const std::size_t count = rows - first < kRouterRows ? rows - first : kRouterRows;
         float* logits = shared.router_RE + first * num_experts + share.first;
-        product<Simd>(mlp.router.linear, normed, first, count, share, logits, num_experts, own);
+        product<Simd>(step, mlp.router.linear, normed, first, count, share, logits, num_experts,
+                      shared, own);
     });
     team.run(runs, [&](std::size_t run) {
         for (std::size_t m = run * kRouterRows; m < (run + 1) * kRouterRows && m < rows; ++m)
@@ -179,7 +182,7 @@ void mlp_of_rows(const DecoderPlan& plan, const DecoderStep& step, const Decoder
     if (has_choice) route<Simd>(plan, step, mlp, normed, shared, shared.routing, own, team);
     const std::size_t num_used = has_choice ? shared.routing.num_used : 1;
     const auto expert = [&](std::size_t i) {
-        return expert_of<Simd>(plan, mlp, normed, shared, i);
+        return expert_of<Simd>(plan, step, mlp, normed, shared, i);
     };
     if (has_choice)
         team.run(num_used, [&](std::size_t i) { gather<Simd>(normed, expert(i), own); });
@@ -187,17 +190,19 @@ void mlp_of_rows(const DecoderPlan& plan, const DecoderStep& step, const Decoder
     const std::size_t inner_bytes =
         gate_bytes + (mlp.is_interleaved ? gate_bytes : bytes_of_output(mlp.up.weight));
     const std::size_t inner = num_column_tasks(step, f, kTile, inner_bytes);
+    lower<Simd>(step, {&mlp.gate, &mlp.up}, normed, shared, team);
     team.run(num_used * inner, [&](std::size_t task) {
-        inner_of_expert<Simd>(mlp, expert(task / inner), share_of(f, kTile, task % inner, inner),
-                              own);
+        inner_of_expert<Simd>(step, mlp, expert(task / inner),
+                              share_of(f, kTile, task % inner, inner), shared, own);
     });
     const std::size_t outer =
         num_column_tasks(step, d, kPanel, bytes_of_output(mlp.down.weight));
+    lower<Simd>(step, {&mlp.down}, expert(0).hidden, shared, team);
     team.run(outer, [&](std::size_t task) {
         for (std::size_t i = 0; i < num_used; ++i) {
             const Expert one = expert(i);
-            add_linear<Simd>(plan, mlp.down, one.index, one.hidden, one.rows,
-                             share_of(d, kPanel, task, outer), sum_RD, own);
+            add_linear<Simd>(plan, step, mlp.down, one.index, one.hidden, one.rows,
+                             share_of(d, kPanel, task, outer), sum_RD, shared, own);
         }
     });
 }
