@@ -196,6 +196,7 @@ public:
         mlp.num_active = num_active;
     }
 
+    // What a step of this decoder can apply to rows, its shapes checked.
     DecoderAdapter adapter(std::vector<Change> changes) const {
         return {this, places_, std::move(changes)};
     }
