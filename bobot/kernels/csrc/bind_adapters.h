@@ -2,6 +2,7 @@
 // shapes are checked here, once for each adapter.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -69,16 +70,18 @@ private:
 };
 
 // The rows of a step that have adapters; chunks that follow each other with the same one are one
-// run.
+// run, and all runs of an adapter stand together: its matrices are still in the cache.
 class AdaptedRuns {
 public:
     void add(const DecoderAdapter* adapter, std::size_t first, std::size_t end) {
         if (!adapter || first == end) return;
-        if (!runs_.empty() && runs_.back().end == first &&
-            runs_.back().changes == adapter->changes())
-            runs_.back().end = end;
+        const LowRank* changes = adapter->changes();
+        const auto is_same = [&](const AdaptedRows& run) { return run.changes == changes; };
+        const auto last = std::find_if(runs_.rbegin(), runs_.rend(), is_same);
+        if (last != runs_.rend() && last->end == first)
+            last->end = end;
         else
-            runs_.push_back({first, end, adapter->changes()});
+            runs_.insert(last == runs_.rend() ? runs_.end() : last.base(), {first, end, changes});
         if (adapter->max_rank() > max_rank_) max_rank_ = adapter->max_rank();
     }
     std::size_t size() const { return runs_.size(); }

@@ -13,6 +13,37 @@ namespace {
 // Rows whose inputs stay in the second-level cache while the rows of A pass.
 constexpr std::size_t kLoweredRows = 16;
 
+// out[k] = x * row k of kCount, each summed in the same order whatever kCount is.
+template <class Simd, std::size_t kCount>
+void dots(const float* x, const float* rows, std::size_t size, float* out) {
+    typename Simd::Vector sums[kCount];
+    for (auto& each : sums) each = Simd::zero();
+    std::size_t i = 0;
+    for (; i + Simd::width <= size; i += Simd::width) {
+        const auto part = Simd::load(x + i);
+        for (std::size_t k = 0; k < kCount; ++k)
+            sums[k] = Simd::fma(Simd::load(rows + k * size + i), part, sums[k]);
+    }
+    for (std::size_t k = 0; k < kCount; ++k) {
+        out[k] = Simd::sum(sums[k]);
+        for (std::size_t j = i; j < size; ++j) out[k] += rows[k * size + j] * x[j];
+    }
+}
+
+// out[n] += the sum over r of weights[r] * rows[r * stride + n], for as many n as kVectors hold.
+template <class Simd, std::size_t kVectors>
+void add_weighted(const float* weights, std::size_t count, const float* rows, std::size_t stride,
+                  float* out) {
+    typename Simd::Vector sums[kVectors];
+    for (std::size_t v = 0; v < kVectors; ++v) sums[v] = Simd::load(out + v * Simd::width);
+    for (std::size_t r = 0; r < count; ++r) {
+        const auto weight = Simd::splat(weights[r]);
+        for (std::size_t v = 0; v < kVectors; ++v)
+            sums[v] = Simd::fma(weight, Simd::load(rows + r * stride + v * Simd::width), sums[v]);
+    }
+    for (std::size_t v = 0; v < kVectors; ++v) Simd::store(out + v * Simd::width, sums[v]);
+}
+
 inline bool is_changed(const DecoderStep& step, const DecoderLinear& linear) {
     for (std::size_t i = 0; i < step.num_adapted; ++i)
         if (step.adapted[i].changes[linear.place].rank > 0) return true;
@@ -54,26 +85,34 @@ void lower(const DecoderStep& step, std::initializer_list<const DecoderLinear*> 
                 [&](const LowRank& change, std::size_t m) {
                     float* lowered = lowered_row(step, *linear, shared, m);
                     const Share ranks = share_of(change.rank, 1, task % parts, parts);
-                    for (std::size_t r = ranks.first; r < ranks.end; ++r)
-                        lowered[r] = dot_floats<Simd>(change.a + r * d, x.rows + m * d, d);
+                    std::size_t r = ranks.first;
+                    for (; r + 4 <= ranks.end; r += 4)
+                        dots<Simd, 4>(x.rows + m * d, change.a + r * d, d, lowered + r);
+                    for (; r < ranks.end; ++r)
+                        dots<Simd, 1>(x.rows + m * d, change.a + r * d, d, lowered + r);
                 });
     });
 }
 
 // out += B (A x), for `count` rows from `first` on and a share of the outputs, as `product` has
 // written them.
-inline void add_changes(const DecoderStep& step, const DecoderLinear& linear,
-                        const SharedBuffers& shared, std::size_t first, std::size_t count,
-                        const Share& share, float* out, std::size_t out_stride) {
-    for_changed_rows(step, linear, first, first + count,
-                     [&](const LowRank& change, std::size_t m) {
-                         const float* lowered = lowered_row(step, linear, shared, m);
-                         float* __restrict to = out + (m - first) * out_stride;
-                         for (std::size_t r = 0; r < change.rank; ++r) {
-                             const float* b = change.b + r * change.num_outputs + share.first;
-                             for (std::size_t n = 0; n < share.size(); ++n) to[n] += lowered[r] * b[n];
-                         }
-                     });
+template <class Simd>
+void add_changes(const DecoderStep& step, const DecoderLinear& linear, const SharedBuffers& shared,
+                 std::size_t first, std::size_t count, const Share& share, float* out,
+                 std::size_t out_stride) {
+    const auto add = [&](const LowRank& change, std::size_t m) {
+        const std::size_t rank = change.rank, stride = change.num_outputs, size = share.size();
+        const float *lowered = lowered_row(step, linear, shared, m), *b = change.b + share.first;
+        float* to = out + (m - first) * out_stride;
+        std::size_t n = 0;
+        for (; n + 8 * Simd::width <= size; n += 8 * Simd::width)
+            add_weighted<Simd, 8>(lowered, rank, b + n, stride, to + n);
+        for (; n + Simd::width <= size; n += Simd::width)
+            add_weighted<Simd, 1>(lowered, rank, b + n, stride, to + n);
+        for (; n < size; ++n)
+            for (std::size_t r = 0; r < rank; ++r) to[n] += lowered[r] * b[r * stride + n];
+    };
+    for_changed_rows(step, linear, first, first + count, add);
 }
 
 }  // namespace

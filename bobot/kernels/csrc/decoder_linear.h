@@ -42,7 +42,7 @@ void product(const DecoderStep& step, const DecoderLinear& linear, const Inputs&
              std::size_t out_stride, const SharedBuffers& shared, const ThreadBuffers& own) {
     product<Simd>(linear.weight, x, first, count, share, out, out_stride, own.row_scales);
     add_bias(linear.bias, count, share, out, out_stride);
-    add_changes(step, linear, shared, first, count, share, out, out_stride);
+    add_changes<Simd>(step, linear, shared, first, count, share, out, out_stride);
 }
 
 // Calls each(first, count) for runs of kChunkRows rows.
@@ -95,7 +95,7 @@ void add_linear(const DecoderPlan& plan, const DecoderStep& step, const DecoderL
     for_chunks(inputs.num_rows, [&](std::size_t first, std::size_t count) {
         product<Simd>(weight, inputs, first, count, share, own.sums, width, own.row_scales);
         add_bias(bias, count, share, own.sums, width);
-        add_changes(step, linear, shared, first, count, share, own.sums, width);
+        add_changes<Simd>(step, linear, shared, first, count, share, own.sums, width);
         for (std::size_t i = 0; i < count; ++i) {
             const std::size_t m = rows.numbers ? rows.numbers[first + i] : first + i;
             const float factor = rows.weights ? rows.weights[first + i] : 1.0f;

@@ -129,7 +129,7 @@ void inner_of_expert(const DecoderStep& step, const DecoderMlp& mlp, const Exper
                       sums, 2 * width, own.row_scales);
         add_bias(linear.bias ? linear.bias + each * expert.index * f : nullptr, count, outputs,
                  sums, 2 * width);
-        add_changes(step, linear, shared, first, count, outputs, sums, 2 * width);
+        add_changes<Simd>(step, linear, shared, first, count, outputs, sums, 2 * width);
     };
     for_chunks(expert.x.num_rows, [&](std::size_t first, std::size_t count) {
         part(mlp.gate, first, count, own.sums);
