@@ -5,7 +5,7 @@ PYTHON := $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard bobot/kernels/csrc/* bobot/*/__init__.py)
 
-.PHONY: chat test test-slow test-isa accept lint types format clean
+.PHONY: chat test test-slow test-isa sanitize accept lint types format clean
 .DELETE_ON_ERROR:
 
 chat: .venv/installed
@@ -22,6 +22,11 @@ test-slow: .venv/installed-dev
 test-isa: .venv/installed-dev
 	@for isa in $$($(BIN)/python -c 'from bobot import kernels; print(*(name for name, usable in kernels.features().items() if usable))'); do \
 	  echo "BOBOT_ISA=$$isa"; BOBOT_ISA=$$isa $(BIN)/python -m pytest -q || exit 1; done
+
+# The tests of the kernels with gcc's checks of memory and of undefined behaviour: an hour. Some of
+# them: make sanitize SANITIZE="--isa avx2 tests/kernels/test_tiles.py".
+sanitize: .venv/installed-dev
+	@$(BIN)/python tests/sanitize $(SANITIZE)
 
 # Clients and suites of others against the server: an hour, and the package registries. More of them
 # with files that are not here: make accept ACCEPT="--spec openapi.yaml --gpt-oss FOLDER".

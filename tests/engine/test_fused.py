@@ -151,25 +151,43 @@ def test_tiles_of_odd_shapes_give_the_same_everywhere(
     assert difference <= 1e-5, f"logits differ by {difference:.1e}"
 
 
+def nudged(model: Any, seed: int) -> Any:
+    """The model with every weight of its norms moved by one rounding, up or down."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            ups = torch.randint(0, 2, parameter.shape, generator=generator)
+            parameter *= 1 + (2 * ups - 1) * 2.0**-23
+    return model
+
+
 @NEEDS_TILES
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("packing", ["Q8_0", "mxfp4"])
 def test_8_bit_activations_are_those_of_the_model(family: str, packing: str) -> None:
-    """Most tokens agree as closely as floats do; in some a last bit makes a code another one, an
-    error such as 8 bits have anyway. Of three layers with latents it reaches most tokens.
+    """Tokens agree as closely as floats do until a last bit makes a code another one: an error
+    such as 8 bits have anyway, which all later tokens see. Where it reaches most of them (with
+    latents: 8.0e-3), one rounding of the model's own norms must do as much to the model.
     """
     if kernels.isa() in ("amx", kernels.EMULATED_AMX):
         pytest.skip("rows for a matrix unit are rounded to bfloat16 instead")
-    changes = {"num_hidden_layers": 2} if family == "deepseek_v3" else {}
-    made = filled(FAMILIES[family](**changes), packing, is_tiled=True, activations="int8")
-    found, by_products = by_decoder(made, SEQUENCES), by_module(made, SEQUENCES)
-    exact = by_module(filled(FAMILIES[family](**changes), packing, is_tiled=True), SEQUENCES)
+
+    def made() -> Any:
+        return filled(FAMILIES[family](), packing, is_tiled=True, activations="int8")
+
+    found, by_products = by_decoder(made(), SEQUENCES), by_module(made(), SEQUENCES)
+    exact = by_module(filled(FAMILIES[family](), packing, is_tiled=True), SEQUENCES)
     chosen = float(errors(by_products, exact).median())
     assert 1e-3 <= chosen <= 0.1, f"8 bits: {chosen:.1e}"
     step = errors(found, exact).median()
     assert abs(float(step) / chosen - 1) <= 0.1, f"decoder {step:.1e}, products {chosen:.1e}"
-    difference = float(errors(found, by_products).median())
-    assert difference <= chosen / 4, f"logits differ by {difference:.1e}"
+    differences = errors(found, by_products)
+    closest, difference = float(differences.quantile(0.1)), float(differences.median())
+    assert closest <= 1e-6, f"the first tokens differ by {closest:.1e}"
+    if difference > chosen / 4:
+        moved = [by_module(nudged(made(), seed), SEQUENCES) for seed in range(3)]
+        own = max(float(errors(found, by_products).median()) for found in moved)
+        assert difference <= 1.25 * own, f"{difference:.1e}, a rounding of norms makes {own:.1e}"
 
 
 @NEEDS_TILES

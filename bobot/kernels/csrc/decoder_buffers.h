@@ -5,6 +5,10 @@
 // of its experts; the largest of all layers where they differ.
 #pragma once
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "decoder.h"
 
 namespace bobot {
@@ -70,6 +74,10 @@ struct Arena {
     float* floats(std::size_t count) {
         float* piece = memory ? memory + used : nullptr;
         used += (count + 15) / 16 * 16;
+#if defined(__SANITIZE_ADDRESS__)  // a line behind each piece that nobody may touch
+        used += 16;
+        if (memory) ASAN_POISON_MEMORY_REGION(piece + count, 4 * (memory + used - piece - count));
+#endif
         return piece;
     }
     std::uint8_t* bytes(std::size_t count) {
