@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from bobot.chat.protocol import (
     Event,
     Finished,
     ParameterError,
+    PromptRead,
     PromptScored,
     Started,
     TextRequest,
@@ -139,9 +141,10 @@ class LocalService:
             reader,
             adapter=self.adapter,
             is_private=is_private,
+            reports_progress=work.reports_progress,
         )
         self.loop.post(job)
-        answers = _Answers(self.model, readers, job)
+        answers = _Answers(self.model, readers, job, work)
         try:
             yield Started(tuple(work.prompt_ids), self.name)
             while not answers.are_finished:
@@ -210,8 +213,10 @@ class LocalService:
             return ids
 
 
-def _checked(output: TokenOutput, *_: TokenOutput) -> TokenOutput:
-    if output.error is not None:
+def _checked(
+    output: TokenOutput | PromptRead, *_: TokenOutput | PromptRead
+) -> TokenOutput | PromptRead:
+    if isinstance(output, TokenOutput) and output.error is not None:
         raise AnswerError("{problem}", problem=str(output.error)) from output.error
     return output
 
@@ -222,18 +227,23 @@ class _Waiting:
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    opens_text: bool = False
+    """No text has come, and the first one will lose the space that it may begin with."""
 
 
 class _Answers:
     """The events of one request, from the outputs of the engine."""
 
-    def __init__(self, model: LocalModel, readers: list[TokenReader], job: Job) -> None:
+    def __init__(self, model: LocalModel, readers: list[TokenReader], job: Job, work: Work) -> None:
         self._tokenizer = model.tokenizer
         self._readers = readers
         self._job = job
-        self._waiting = [_Waiting() for _ in readers]
+        self._waiting = [_Waiting(opens_text=work.opens_text) for _ in readers]
         self._is_scored = not isinstance(job.prompt_reader, PromptScores)
         self._num_tokens = self._num_reasoning = self._num_cached = 0
+        self._reports_progress = work.reports_progress
+        self._num_read: int | None = None
+        """Of the prompt, as told."""
         self._first_s: float | None = None
         self._last_s = 0.0
 
@@ -241,7 +251,24 @@ class _Answers:
     def are_finished(self) -> bool:
         return all(reader.is_finished for reader in self._readers)
 
-    def events(self, output: TokenOutput) -> Iterator[Event]:
+    def events(self, output: TokenOutput | PromptRead) -> Iterator[Event]:
+        if isinstance(output, PromptRead):
+            yield from self._read(output)
+        else:
+            yield from self._events(output)
+
+    def _read(self, read: PromptRead) -> Iterator[PromptRead]:
+        if self._num_read is None:
+            self._num_read = read.cached
+            yield replace(read, processed=read.cached)
+        if read.processed > self._num_read:
+            self._num_read = read.processed
+            yield read
+
+    def _events(self, output: TokenOutput) -> Iterator[Event]:
+        if self._first_s is None and self._reports_progress:
+            total = output.num_prompt_tokens
+            yield from self._read(PromptRead(total, output.num_cached_tokens, total))
         self._last_s = time.monotonic()
         if self._first_s is None:
             self._first_s = self._last_s
@@ -277,7 +304,11 @@ class _Answers:
             waiting.token_ids += (output.token_id,)
             if output.logprob is not None:
                 top = output.top_logprobs or ()
-                waiting.logprobs += (self._token(output.token_id, output.logprob, top),)
+                token = self._token(
+                    output.token_id, output.logprob, top, opens_text=waiting.opens_text
+                )
+                waiting.logprobs += (token,)
+                waiting.opens_text &= not self._piece(output.token_id)
         for part in step.deltas:
             if part.kind == "reasoning":
                 self._num_reasoning += part.num_tokens
@@ -293,12 +324,19 @@ class _Answers:
         return PromptScored((None, *entries))
 
     def _token(
-        self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]
+        self,
+        token_id: int,
+        logprob: float,
+        top: tuple[tuple[int, float], ...],
+        *,
+        opens_text: bool = False,
     ) -> TokenLogprob:
-        named_top = tuple((other, self._piece(other), value) for other, value in top)
-        return TokenLogprob(token_id, self._piece(token_id), logprob, named_top)
+        """`opens_text`: as the answer's text begins with it, and would with each other."""
+        pieces = functools.partial(self._piece, opens_text=opens_text)
+        named_top = tuple((other, pieces(other), value) for other, value in top)
+        return TokenLogprob(token_id, pieces(token_id), logprob, named_top)
 
-    def _piece(self, token_id: int) -> bytes:
+    def _piece(self, token_id: int, *, opens_text: bool = False) -> bytes:
         if self._tokenizer is None:
             return b""
-        return next(self._tokenizer.decode_pieces([token_id], opens_text=False))
+        return next(self._tokenizer.decode_pieces([token_id], opens_text=opens_text))

@@ -157,28 +157,30 @@ class LlamaServer:
         return Reply([])
 
     async def props(self, call: Call) -> Reply:
+        """Asking loads a model that was never in memory, and wakes none that has left it."""
         models = self._runner.models
-        name = call.query.get("model")
-        listed = models.describe(models.name_of(name))
-        async with models.borrow(name) as opened:
-            facts, tokenizer = listed.facts, opened.tokenizer
-            sampling = {**DEFAULTS, **self._settings.defaults}
-            limit = sampling.get("max_tokens", -1)
-            found = {
-                "default_generation_settings": {
-                    "id": 0,
-                    "n_ctx": opened.model.max_model_len,
-                    "is_processing": False,
-                    "params": {**settings_of(sampling), "n_predict": limit, "max_tokens": limit},
-                },
-                "total_slots": opened.num_slots,
-                "model_alias": opened.model.name,
-                "model_path": Path(facts.path or "").name,
-                "chat_template": "" if tokenizer is None else tokenizer.chat_template or "",
-                "modalities": {"vision": False, "audio": False},
-                "build_info": FINGERPRINT,
-                "is_sleeping": False,
-            }
+        name = models.name_of(call.query.get("model"))
+        while (seen := models.seen(name)) is None:
+            async with models.borrow(name):
+                pass
+        listed = models.describe(name)
+        sampling = {**DEFAULTS, **self._settings.defaults}
+        limit = sampling.get("max_tokens", -1)
+        found = {
+            "default_generation_settings": {
+                "id": 0,
+                "n_ctx": seen.context,
+                "is_processing": False,
+                "params": {**settings_of(sampling), "n_predict": limit, "max_tokens": limit},
+            },
+            "total_slots": seen.num_slots,
+            "model_alias": name,
+            "model_path": Path(listed.facts.path or "").name,
+            "chat_template": seen.chat_template,
+            "modalities": {"vision": False, "audio": False},
+            "build_info": FINGERPRINT,
+            "is_sleeping": listed.state == "absent",
+        }
         return Reply(found)
 
     async def slots(self, call: Call) -> Reply:

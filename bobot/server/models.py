@@ -20,6 +20,8 @@ log = logging.getLogger("bobot.server")
 
 MAX_WAIT_S = 60.0
 """How long a request waits for other models to become idle before it is refused."""
+MAX_PAUSE_S = 10.0
+"""Between two looks for models that nobody uses."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class Source:
     """Given its parent, opened, where it has one; the parent stays open as long as it."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is remembered of a model that was in memory."""
+
+    context: int | None
+    num_slots: int | None
+    chat_template: str
+
+
 State = Literal["absent", "loading", "ready"]
 
 
@@ -78,6 +89,7 @@ class _Entry:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.opened: Opened | None = None
+        self.seen: Seen | None = None
         self.opening: asyncio.Task[Opened] | None = None
         self.num_bytes = 0
         self.num_borrowers = 0
@@ -207,6 +219,18 @@ class Models:
         entry.goes_when_idle = True
         await self._close_if_idle(entry)
 
+    def seen(self, asked: str | None) -> Seen | None:
+        """What is known of a model since it was in memory; None before. Asking is no use of it."""
+        return self._entries[self.name_of(asked)].seen
+
+    async def unload_unused(self, after_s: float) -> None:
+        """Takes out of memory what nobody has used for so long, until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(after_s / 4, MAX_PAUSE_S))
+            for entry in list(self._entries.values()):
+                if time.monotonic() - entry.last_used_s >= after_s:
+                    await self._close_if_idle(entry)
+
     async def close(self) -> None:
         """Closes every model; nobody may be using one."""
         for entry in self._entries.values():
@@ -232,6 +256,8 @@ class Models:
                 await self._make_room(entry)
                 entry.opened = await entry.source.open(*parent)
             entry.goes_when_idle = False
+            entry.last_used_s = time.monotonic()
+            entry.seen = _seen(entry.opened)
             took_s = time.monotonic() - started_s
             log.info("%s: loaded in %.1f s", entry.source.name, took_s)
             return entry.opened
@@ -290,6 +316,11 @@ class Models:
         for name, opened in closing:
             await opened.model.close()
             log.info("%s: unloaded", name)
+
+
+def _seen(opened: Opened) -> Seen:
+    template = opened.tokenizer.chat_template if opened.tokenizer else None
+    return Seen(opened.model.max_model_len, opened.num_slots, template or "")
 
 
 def as_meta(facts: Facts) -> dict[str, Any]:

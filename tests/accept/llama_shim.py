@@ -21,7 +21,15 @@ ALONE = {
 }  # fmt: skip
 """Flags without a value that ask for what bobot always does, or for how it does it."""
 DEFAULTS = {"--temp": "temperature", "--seed": "seed", "--n-predict": "max_tokens"}
-PASSED_OVER = {"--batch-size", "--ubatch-size", "--threads", "-fa", "--cache-ram"}
+NAMES = {
+    "--port": "--port",
+    "--host": "--host",
+    "--api-key": "--api-key",
+    "--batch-size": "--batch-size",
+    "--sleep-idle-seconds": "--unload-after",
+}
+"""Flags whose value bobot takes as it is, under its own name."""
+PASSED_OVER = {"--ubatch-size", "--threads", "-fa", "--cache-ram"}
 """Flags with a value that change how an answer is computed, not what it is."""
 TEMPLATES = {
     "chatml": "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\n' +"
@@ -88,6 +96,7 @@ def words_for_bobot(flags: dict[str, str]) -> list[str]:
     """The words of `bobot serve`."""
     model = model_named(flags)
     words = ["serve", *([model] if model else []), "--llama-server", "--any-model"]
+    words += ["--prefix-cache", "0"]  # each server starts with nothing
     slots = int(flags.pop("--parallel", "4"))
     words += ["--chat-template", template(flags), "--parallel", str(slots)]
     context = int(flags.pop("--ctx-size", "0"))
@@ -107,9 +116,9 @@ def words_for_bobot(flags: dict[str, str]) -> list[str]:
     if "--verbose" in flags:
         words.append("--show-prompt")
         del flags["--verbose"]
-    for flag in ("--port", "--host", "--api-key"):
+    for flag, ours in NAMES.items():
         if flag in flags:
-            words += [flag, flags.pop(flag)]
+            words += [ours, flags.pop(flag)]
     origins = flags.pop("--cors-origins", "*")
     if origins != "localhost":
         words += ["--allow-origin", origins]

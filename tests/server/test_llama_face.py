@@ -97,7 +97,6 @@ UNSUPPORTED: list[tuple[str, Any, Any]] = [
     ("t_max_predict_ms", 100, 0),
     ("samplers", ["top_k", "temperature"], None),
     ("lora", [{"id": 0, "scale": 1.0}], []),
-    ("return_progress", True, False),
     ("repeat_last_n", 64, -1),
 ]
 
@@ -194,8 +193,10 @@ def test_chats_as_llama_server_answers_them(talk, tokenizer):
     assert counts == [1, 2, 2]
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     for server, text in ((client, "a\n\nb"), (talk(model, tokenizer=tokenizer), "a\nb")):
-        server.ask(CHAT, {"messages": [{"role": "user", "content": parts}]})
-        assert model.requests[-1].messages[0]["content"] == text  # type: ignore[union-attr]
+        said = [{"role": role, "content": parts} for role in ("user", "assistant")]
+        server.ask(CHAT, {"messages": said})
+        found = [message["content"] for message in model.requests[-1].messages]  # type: ignore[union-attr]
+        assert found == ["a\nb", text]
     mine = {"role": "assistant", "content": "Hel"}
     for messages, continues in ((HELLO, False), ([*HELLO, mine], True)):
         client.ask(CHAT, {"messages": messages})
@@ -283,3 +284,47 @@ def test_bodies_have_llama_cpp_s_limits():
     assert CompletionBody(max_tokens=3).limit == 3
     assert CompletionBody(n_predict=0, max_tokens=3).limit == 0
     assert CompletionBody(logprobs=4).num_probs == 4
+
+
+def test_predictions_are_what_each_route_answers_alone(talk, tokenizer):
+    client = talk(ScriptedModel(), tokenizer=tokenizer, is_llama=True)
+    chat, text = {"messages": HELLO}, {"prompt": "ab", "n_predict": 2}
+    instances = [
+        {"@requestFormat": "chatCompletions", **chat},
+        {"@requestFormat": "/completion", **text},
+        {"@requestFormat": "completion", "prompt": 7.5},
+        {"@requestFormat": "chatCompletions", "stream": True, **chat},
+        {"@requestFormat": "metrics"},
+        {"messages": HELLO},
+    ]
+    answer = client.ask("/predict", {"instances": instances})
+    assert answer.status_code == 200, answer.text
+    first, second, *failed = answer.json()["predictions"]
+    alone = client.ask(CHAT, chat).json()
+    assert first["choices"] == alone["choices"] and first["usage"] == alone["usage"]
+    assert second["content"] == client.ask(PATH, text).json()["content"] == "Hello there"
+    params = ["prompt", "stream", "@requestFormat", "@requestFormat"]
+    assert [one["error"]["param"] for one in failed] == params
+    assert all(one["error"]["code"] == 400 for one in failed)
+
+
+@pytest.mark.parametrize("instances", [None, {}, [7], [{}] * 129])
+def test_predictions_need_a_list_of_objects(talk, instances):
+    answer = talk(ScriptedModel(), is_llama=True).ask("/predict", {"instances": instances})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("instances")
+
+
+def test_only_llama_server_predicts(talk):
+    assert talk(ScriptedModel()).ask("/predict", {"instances": []}).status_code == 404
+
+
+def test_a_glance_at_a_sleeping_model_does_not_wake_it(talk, tokenizer):
+    client = talk(ScriptedModel(), tokenizer=tokenizer, is_llama=True)
+    awake = client.ask("/props").json()
+    assert awake["is_sleeping"] is False
+    client.ask("/api/generate", {"model": "scripted", "keep_alive": 0})
+    for _ in range(2):
+        assert client.ask("/props").json() == {**awake, "is_sleeping": True}
+    assert client.ask(PATH, {"prompt": "a"}).status_code == 200
+    assert client.ask("/props").json() == awake
