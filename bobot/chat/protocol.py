@@ -97,6 +97,10 @@ class Started:
     """None where a host does not say."""
     model: str
     """The model that answers, by its own name."""
+    chosen: str | None = None
+    """Where a policy was asked: the name that its choice is served under, for the accounts. A host
+    may call itself anything.
+    """
 
 
 @dataclass(frozen=True)

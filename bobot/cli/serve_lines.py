@@ -116,5 +116,6 @@ class _ShortLine(logging.Formatter):
         line += f" {facts['seconds']:.2f} s"
         if facts["model"]:
             counts = f"{facts['prompt_tokens']} + {facts['completion_tokens']}"
-            line += f"  {facts['model']}: {counts}"
+            chosen = "" if facts["asked"] == facts["model"] else f"{facts['asked']} -> "
+            line += f"  {chosen}{facts['model']}: {counts}"
         return sanitize(line)

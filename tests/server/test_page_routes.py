@@ -363,3 +363,12 @@ def test_a_hosted_model_is_in_the_arena_only_when_it_is_named(page: Callable[...
     assert named["models"][0] == "desk:big" and named["models"][1] in ("rose", "tulip")
     listed = {m["name"]: m["is_hosted"] for m in talk.ask(f"{API}/models").json()["models"]}
     assert listed == {"rose": False, "tulip": False, "desk:big": True}
+
+
+def test_a_policy_is_listed_with_the_hosted_models_it_may_choose(page: Callable[..., Talk]) -> None:
+    talk = page(ScriptedModel("rose"))
+    routes = Facts(routes_to=("rose", "desk:big"), hosted_routes=("desk:big",))
+    talk.models.add(dataclasses.replace(source_of(ScriptedModel("auto")), facts=routes))
+    listed = {m["name"]: m for m in talk.ask(f"{API}/models").json()["models"]}
+    found = [(m["routes_to"], m["hosted_routes"]) for m in listed.values()]
+    assert found == [([], []), (["rose", "desk:big"], ["desk:big"])]

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { guarded, loadList } from "./chats.js";
 import { Facts, Reasoning } from "./facts.js";
 import { Icon } from "./icons.js";
+import { kindOf } from "./models.js";
 import { Ratings } from "./ratings.js";
 import { LiveText, Text } from "./text.js";
 import { set, useStore } from "./state.js";
@@ -121,7 +122,7 @@ function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
           <option value="">${t("any_model")}</option>
           ${models.map((model) => html`
             <option value=${model.name} disabled=${model.name === chosen[1 - place]}>
-              ${model.is_hosted ? `${model.name} · ${t("hosted")}` : model.name}</option>`)}
+              ${[model.name, kindOf(model)].filter(Boolean).join(" · ")}</option>`)}
         </select></label>`)}</div>
     <label class="check"><input type="checkbox" checked=${isBlind}
       onChange=${(event) => setBlind(event.target.checked)} />${t("blind_hint")}</label>
