@@ -5,27 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_real_server import Server, until
+from real_server import Server, until
 
 TALE = "Once upon a time there was a small boat that wanted to see the sea. " * 24
 BODY = {"max_tokens": 8, "temperature": 0}
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
-
-    def start(*words: str) -> Server:
-        made.append(Server(tmp_path, *words))
-        return made[-1]
-
-    yield start
-    for server in made:
-        server.close()
 
 
 def ask(server: Server, text: str, **more: object) -> tuple[str, int, int]:

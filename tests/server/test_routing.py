@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fake_hosts import KEY, FakeHost, running_host
+from fake_hosts import FakeHost
+from policy_host import desk_with
 from scripted import ScriptedModel, Talk, source_of
 
 from bobot.chat.protocol import ChatRequest, Event, ParameterError
@@ -73,14 +74,7 @@ class Routed(NamedTuple):
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHost]:
     """The host `desk` of the user's hosts.toml."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("DESK_KEY", KEY)
-    with running_host("openai", [("text", "from afar")]) as host:
-        folder = tmp_path / "config" / "bobot"
-        folder.mkdir(parents=True)
-        (folder / "hosts.toml").write_text(
-            f'[hosts.desk]\nwire = "openai"\nbase_url = "{host.base_url}"\nkey_env = "DESK_KEY"\n'
-        )
-        (folder / "policy.toml").write_text(POLICY)
+    with desk_with(POLICY, tmp_path / "config" / "bobot", "from afar", monkeypatch) as host:
         yield host
 
 
