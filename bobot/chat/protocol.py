@@ -59,7 +59,9 @@ class ChatRequest:
     """The prompt begins with the beginning token of plain texts also where the chat template does
     not write it, as llama.cpp's prompts do."""
     is_private: bool = False
-    """Never leaves this machine."""
+    """Never leaves this machine, and leaves no trace on its disk."""
+    is_passing: bool = False
+    """Leaves no trace on this machine's disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

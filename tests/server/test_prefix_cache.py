@@ -54,7 +54,7 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
         ask(server, TALE, private=True)
     assert server.end() == 0
     folder = prefixes(tmp_path)
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*.block")) == []
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     ask_all = serve("--host", "0.0.0.0", "--api-key", "sk-mine")
     assert not any("beginnings of prompts" in line for line in ask_all.lines)
@@ -62,7 +62,7 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
     headers = {"authorization": "Bearer sk-mine"}
     assert ask_all.ask("/v1/chat/completions", body, headers=headers).status_code == 200
     assert ask_all.end() == 0
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*.block")) == []
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,20 @@ def test_private_requests_of_every_kind_stay_off_the_disk(serve, tmp_path: Path,
     assert server.ask(path, body).status_code == 200
     assert server.end() == 0
     assert list(prefixes(tmp_path).glob("*.block")) != []
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_conversation_that_is_not_stored_is_not_in_the_cache_either(
+    serve, tmp_path: Path, is_kept: bool
+) -> None:
+    server = serve()
+    settings = {"max_tokens": 8, "temperature": 0}
+    fields = {"is_kept": is_kept, "settings": settings}
+    made = server.ask("/app/api/conversations", fields).json()
+    answer = server.ask(f"/app/api/conversations/{made['id']}/answers", {"content": TALE})
+    assert answer.status_code == 200 and '"done"' in answer.text, answer.text
+    assert server.end() == 0
+    assert bool(list(prefixes(tmp_path).glob("*.block"))) == is_kept
 
 
 def sizes(folder: Path) -> Iterator[int]:
