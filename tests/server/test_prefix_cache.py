@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +101,29 @@ def test_a_conversation_that_is_not_stored_is_not_in_the_cache_either(
     assert answer.status_code == 200 and '"done"' in answer.text, answer.text
     assert server.end() == 0
     assert bool(list(prefixes(tmp_path).glob("*.block"))) == is_kept
+
+
+def test_every_line_of_the_log_is_json_and_tells_nothing_of_a_prompt(serve, tmp_path: Path) -> None:
+    """Also those of the engine, which finds a damaged block, and of uvicorn, which gets no HTTP."""
+    first = serve()
+    ask(first, TALE)
+    assert first.end() == 0
+    for block in prefixes(tmp_path).glob("*.block"):
+        block.write_bytes(block.read_bytes()[:-1])
+    second = serve()
+    assert ask(second, TALE)[2] == 0
+    with socket.create_connection(("127.0.0.1", second.port)) as sock:
+        sock.sendall(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        assert b"400" in sock.recv(1000)
+    assert second.end() == 0
+    log = second.errors.read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    told = {line["logger"]: line["message"] for line in lines if "message" in line}
+    assert "is no block of the prefix cache" in told["bobot.engine"]
+    assert "Invalid HTTP request" in told["uvicorn.error"]
+    assert told["bobot.server"].startswith("bobot: loaded in")
+    assert all({"time", "level"} <= line.keys() for line in lines)
+    assert "small boat" not in log
 
 
 def sizes(folder: Path) -> Iterator[int]:
