@@ -32,7 +32,7 @@ from bobot.quant.tiles import Activations
 from bobot.text import Detokenizer, Tokenizer, load_tokenizer
 from bobot.text.answer_parser import answer_parser
 from bobot.text.parts import PartDelta
-from bobot.weights.adapters import load_adapter, open_adapter
+from bobot.weights.adapters import check_adapter, load_adapter, open_adapter
 from bobot.weights.load import LoadReport, Progress, load_model
 from bobot.weights.quantize import grid_named, rounding_at_load
 
@@ -115,6 +115,8 @@ def load(
     location = resolve(path)
     draft_location = None if draft is None else resolve(draft)
     files = {name: open_adapter(Path(file)) for name, file in (adapters or {}).items()}
+    for file in files.values():  # before the weights: reading those may take minutes
+        check_adapter(file, location)
     tokenizer = _tokenizer_of(location)
     model, report = load_model(location, device, dtype, progress, change, activations=activations)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:

@@ -61,7 +61,9 @@ class ChatRequest:
     reports_progress: bool = False
     """How far the prompt is read is told as it is (PromptRead), where the model knows."""
     is_private: bool = False
-    """Never leaves this machine."""
+    """Never leaves this machine, and leaves no trace on its disk."""
+    is_passing: bool = False
+    """Leaves no trace on this machine's disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,10 @@ class Started:
     """None where a host does not say."""
     model: str
     """The model that answers, by its own name."""
+    chosen: str | None = None
+    """Where a policy was asked: the name that its choice is served under, for the accounts. A host
+    may call itself anything.
+    """
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class LocalService:
 
     async def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
         work = await asyncio.to_thread(chat_work, self.model, request)
-        async for event in self._answers(work, "messages", None, is_private=request.is_private):
+        stays_off_disk = request.is_private or request.is_passing
+        async for event in self._answers(work, "messages", None, is_private=stays_off_disk):
             yield event
 
     async def complete(self, request: TextRequest) -> AsyncIterator[Event]:

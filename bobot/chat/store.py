@@ -181,6 +181,21 @@ class Store:
         )
         return [stored_message(row) for row in self._rows(query, message)]
 
+    def branch_off(self, message: int, **fields: Any) -> str:
+        """A new conversation that begins as the branch which ends with this message: with copies of
+        its messages, and the settings of its conversation where `fields` says nothing else; its id.
+        """
+        with self.transaction():
+            line = self.branch(self.message(message).id)
+            found = self.get(line[-1].conversation)
+            names = ("title", "persona", "system", "settings", "extra", "model", "is_private")
+            made = self.create(**{**{name: getattr(found, name) for name in names}, **fields})
+            head = None
+            for one in line:
+                values = {name: getattr(one, name) for name in NewMessage.__dataclass_fields__}
+                head = self.add(made, head, NewMessage(**values))
+        return made
+
     def child(self, conversation: str, parent: int | None, message: NewMessage) -> int | None:
         """The latest child of `parent` that says the same, if there is one."""
         query = (

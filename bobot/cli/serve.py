@@ -171,7 +171,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help=tr(
             "disk for the beginnings of prompts, so that they need not be read again after a"
-            " restart; 0: none (default: 4 on this machine's own address, else 0)"
+            " restart; they stay when a conversation is deleted, until bobot rm --prefixes or"
+            " until there is no more room; 0: none (default: 4 on this machine's own address,"
+            " else 0)"
         ),
     )
     parser.add_argument(

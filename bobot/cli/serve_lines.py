@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bobot.server.models import Models
 
 FIRST_KEY = "first"
+OTHERS = ("uvicorn", "asyncio", "py.warnings")
+"""Loggers that say something in a server, beside those of bobot."""
 
 
 def _tell(line: str) -> None:
@@ -81,15 +83,17 @@ def tell_models(served: Models) -> None:
 
 
 def show_requests() -> None:
-    """Requests on stderr: a short line on a terminal, else one JSON object each."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_ShortLine() if sys.stderr.isatty() else _JsonLine())
-    for name in ("bobot.server", "bobot.server.requests"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
+    """Requests, and whatever else the log says, on stderr: a short line on a terminal, else one
+    JSON object each. bobot/log.py has set up the place.
+    """
+    handlers = logging.getLogger("bobot").handlers
+    for handler in handlers:
+        handler.setFormatter(_ShortLine() if sys.stderr.isatty() else _JsonLine())
+    logging.captureWarnings(True)
+    for name in OTHERS:
+        logging.getLogger(name).handlers = handlers
     logger = logging.getLogger("bobot.server")
-    logger.handlers = [handler]
-    logger.propagate = False
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class _JsonLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {"time": f"{when}Z", "level": record.levelname.lower()}
-        line |= _facts(record) or {"message": record.getMessage()}
+        line |= _facts(record) or {"logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -116,5 +120,6 @@ class _ShortLine(logging.Formatter):
         line += f" {facts['seconds']:.2f} s"
         if facts["model"]:
             counts = f"{facts['prompt_tokens']} + {facts['completion_tokens']}"
-            line += f"  {facts['model']}: {counts}"
+            chosen = "" if facts["asked"] == facts["model"] else f"{facts['asked']} -> "
+            line += f"  {chosen}{facts['model']}: {counts}"
         return sanitize(line)

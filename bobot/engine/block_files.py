@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bobot.hub.made import BLOCK
 from bobot.paths import make_private_folder, storage_error
 
 MAGIC = b"bobotKV\x01"
@@ -37,7 +38,7 @@ CHECKSUM = struct.Struct("<I")
 """CRC-32 misses one damage in four billion and is read at the speed of the disk; SHA-256 would take
 five times as long, and does not keep out more of those who can write here."""
 HEADER_BYTES = HEADER.size + CHECKSUM.size
-SUFFIX, PARTIAL = ".block", ".partial"
+PARTIAL = ".partial"
 STALE_S = 3600.0
 """After which a file that is still being written belongs to a process that was killed."""
 ROOM_BYTES = 2 << 30
@@ -83,8 +84,13 @@ class BlockFiles:
         except OSError as error:
             raise storage_error(folder, error) from error
 
+    @property
+    def name(self) -> str:
+        """How the names of this model's files begin."""
+        return self.identity[:8].hex()
+
     def path_of(self, block_hash: bytes) -> Path:
-        return self.folder / f"{self.identity[:8].hex()}-{block_hash.hex()}{SUFFIX}"
+        return self.folder / f"{self.name}-{block_hash.hex()}{BLOCK}"
 
     def has(self, block_hash: bytes) -> bool:
         """There is a file; whether it is whole, `read` says."""
@@ -193,7 +199,7 @@ class BlockFiles:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # another process made room
-                if entry.name.endswith(SUFFIX):
+                if entry.name.endswith(BLOCK):
                     yield _Found(entry.path, status.st_size, status.st_mtime_ns)
                 elif entry.name.endswith(PARTIAL) and time.time() - status.st_mtime > STALE_S:
                     _remove(Path(entry.path))

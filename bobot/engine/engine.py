@@ -26,6 +26,7 @@ from bobot.engine.scheduler import Scheduler
 from bobot.engine.speculation import Speculation, choose_drafter
 from bobot.engine.stats import EngineStats
 from bobot.errors import RequestError
+from bobot.hub.made import remember_source
 from bobot.layers.lora import Adapter
 
 
@@ -145,14 +146,20 @@ class Engine:
         self.scheduler.add(request.sequences[0])
         return request.request_id
 
-    def keep_prefixes(self, folder: Path, max_bytes: int, model: str) -> None:
+    def keep_prefixes(
+        self, folder: Path, max_bytes: int, model: str, source: Path | None = None
+    ) -> None:
         """Keeps blocks of prompts in files of `folder` from now on, and finds those of earlier
-        processes. `model` names the weights and the version of the program. To be called before
-        the first request; `close` at the end. Raises StorageError.
+        processes. `model` names the weights and the version of the program; `source` is where it
+        lies, for hub/made.py, which deletes the blocks when it is gone. To be called before the
+        first request; `close` at the end. Raises StorageError.
         """
         assert not self._next_request_id, "the cache is in use already"
         if self.config.enable_prefix_caching:
-            self.scheduler.disk = open_disk_cache(folder, max_bytes, model, self.runner)
+            disk = open_disk_cache(folder, max_bytes, model, self.runner)
+            if source is not None:
+                remember_source(folder / disk.files.name, source)
+            self.scheduler.disk = disk
 
     def close(self) -> None:
         """Returns when the files of `keep_prefixes` are written."""

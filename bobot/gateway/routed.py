@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 
 from bobot.chat.protocol import (
     ChatModel,
@@ -17,6 +18,7 @@ from bobot.chat.protocol import (
     Event,
     OverloadedError,
     ParameterError,
+    Started,
     TextRequest,
     Usage,
 )
@@ -105,6 +107,8 @@ class RoutedModel:
             ):
                 async for event in events:
                     has_begun = True
+                    if isinstance(event, Started):
+                        event = replace(event, chosen=model.name)
                     if isinstance(event, Usage):
                         cost = event.cost_usd or 0.0
                     yield event

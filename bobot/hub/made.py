@@ -1,15 +1,20 @@
-"""What bobot made from a model and keeps in its cache folder: its tiles (weights/tile_cache.py).
+"""What bobot made from a model and keeps in its cache folder: its tiles (weights/tile_cache.py),
+and the beginnings of prompts that it read (engine/block_files.py).
 
-Beside each file lies a text with the place of the model it was made from.
+Beside each file of tiles lies a text with the place of the model it was made from, and one for all
+blocks whose names begin like its own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bobot.paths import user_paths, write_atomic
+from bobot.paths import storage_error, user_paths, write_atomic
+
+BLOCK = ".block"
+"""How files with a block of the prefix cache end."""
 
 
 def remember_source(made: Path, model: Path) -> None:
@@ -37,12 +42,40 @@ def forget(made: Path) -> None:
 
 def forget_missing(environ: Mapping[str, str] | None = None) -> int:
     """Deletes what was made from models that are gone; returns the bytes this frees."""
-    freed = 0
-    for made in user_paths(environ).tiles.glob("*.safetensors"):
+    paths, freed = user_paths(environ), 0
+    for made in paths.tiles.glob("*.safetensors"):
         source = _source(made)
         if source is None or not os.path.exists(source):
             freed += made.stat().st_size
             forget(made)
+    for note in paths.prefixes.glob("*.txt"):
+        if not os.path.exists(note.read_text(encoding="utf-8")):
+            freed += _delete([*paths.prefixes.glob(f"{note.stem}-*{BLOCK}"), note])
+    return freed
+
+
+def forget_prefixes(environ: Mapping[str, str] | None = None) -> int:
+    """Deletes the beginnings of prompts that all models read; returns the bytes this frees. A
+    server that runs reads them again.
+    """
+    folder = user_paths(environ).prefixes
+    return _delete([*folder.glob(f"*{BLOCK}"), *folder.glob("*.txt")])
+
+
+def _delete(files: Iterable[Path]) -> int:
+    """The bytes of those that were there: a server may make room at the same time. Raises
+    StorageError.
+    """
+    freed = 0
+    for file in files:
+        try:
+            num_bytes = file.stat().st_size
+            file.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise storage_error(file, error) from error
+        freed += num_bytes
     return freed
 
 

@@ -16,7 +16,7 @@ from bobot.checkpoints.peft import CONFIG, TENSORS
 from bobot.errors import UsageError
 from bobot.hub.digest import model_digest
 from bobot.server.models import Opened, Source
-from bobot.weights.adapters import adapter_bytes, load_adapter, open_adapter
+from bobot.weights.adapters import adapter_bytes, check_adapter, load_adapter, open_adapter
 
 _ASKED = re.compile(r"(?:([^=]+):)?([\w.-]{1,128})=(.+)", re.ASCII)
 
@@ -24,7 +24,8 @@ _ASKED = re.compile(r"(?:([^=]+):)?([\w.-]{1,128})=(.+)", re.ASCII)
 def adapter_sources(asked: Iterable[str], models: Sequence[Source]) -> list[Source]:
     """What `--adapter [MODEL:]NAME=PATH` asks for; without MODEL an adapter of the first model.
 
-    Raises UsageError, and what the headers of the files are refused for.
+    Raises UsageError, and what the headers of the files are refused for: CheckpointError for an
+    adapter that does not fit its model, loaded or not.
     """
     by_name = {model.name: model for model in models}
     found: list[Source] = []
@@ -59,6 +60,8 @@ def _is_elsewhere(model: Source) -> bool:
 
 def _source(name: str, path: Path, parent: Source) -> Source:
     file = open_adapter(path)
+    assert parent.facts.path is not None, "a model of this machine"
+    check_adapter(file, Path(parent.facts.path))
     parts = _parts(file)
     facts = replace(
         parent.facts,

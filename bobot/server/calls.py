@@ -46,7 +46,10 @@ BUSY_S = 5.0
 class Account:
     """What a call took, for the log, the metrics and the usage of its key."""
 
+    asked: str = ""
+    """The model that was asked for: a policy's name, or that of the one that answers."""
     model: str = ""
+    """The one that answers."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

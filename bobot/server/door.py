@@ -181,6 +181,7 @@ class Door:
                     "status": passage.status,
                     "seconds": round(took_s, 4),
                     "key": call.key.name if call.key else None,
+                    "asked": account.asked or None,
                     "model": account.model or None,
                     "prompt_tokens": account.prompt_tokens,
                     "cached_tokens": account.cached_tokens,

@@ -162,7 +162,7 @@ class Library:
         if self.chat_template is not None:
             model.tokenizer = with_template(model.need_tokenizer(), self.chat_template)
         if self.max_prefix_bytes:
-            self._keep_prefixes(model, digest or _stamp(path))
+            self._keep_prefixes(model, path, digest or _stamp(path))
         service = LocalService(model, self.limits)
         return Opened(
             service,
@@ -172,11 +172,11 @@ class Library:
             model.engine.config.max_num_seqs,
         )
 
-    def _keep_prefixes(self, model: LocalModel, weights: str) -> None:
+    def _keep_prefixes(self, model: LocalModel, path: Path, weights: str) -> None:
         """A model answers without a prefix cache on the disk where it can't have one."""
         try:
             model.engine.keep_prefixes(
-                user_paths().prefixes, self.max_prefix_bytes, f"{weights} bobot {__version__}"
+                user_paths().prefixes, self.max_prefix_bytes, f"{weights} bobot {__version__}", path
             )
         except StorageError as error:
             log.warning("%s: no prefix cache on the disk: %s", model.name, error)

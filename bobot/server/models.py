@@ -44,7 +44,9 @@ class Facts:
     parent: str | None = None
     """Of an adapter: the model that it changes."""
     routes_to: tuple[str, ...] = ()
-    """Of a policy's name: the models it chooses among, some of them perhaps hosted."""
+    """Of a policy's name: the models it chooses among."""
+    hosted_routes: tuple[str, ...] = ()
+    """Those of them that others run: what is asked may leave this machine."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Opened:
     """What its engine counts now, by name."""
     num_slots: int | None = None
     """Answers that it writes at the same time."""
+    text_model: str | None = None
+    """Of a policy: the model that texts without a conversation, and embeddings, go to."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from bobot.chat.protocol import ChatRequest, Delta, Event, Finished, ParameterEr
 from bobot.chat.store import Store
 from bobot.chat.store_rows import NewMessage
 from bobot.errors import NotFoundError, RequestError
+from bobot.gateway.wire import private_error
 from bobot.server.calls import Call, Reply, Stream, openai_stream
 from bobot.server.failures import failure_of, openai_error
 from bobot.server.page_bodies import NewPair, PairQuestion, PairVote
+from bobot.server.page_chats import ARENA
 from bobot.server.running import Runner
 from bobot.server.wire import decode, sse
 
@@ -105,6 +107,9 @@ class ArenaRoutes:
         free = [name for name in local if name not in given]
         if given[0] is not None and given[0] == given[1]:
             raise ParameterError("{param}: the two models are the same.", param="models")
+        hosted = {name for name, facts in known if facts.is_hosted}
+        if body.is_private and (barred := hosted.intersection(given)):
+            raise private_error(min(map(str, barred)))
         num_wanted = given.count(None)
         if len(free) < num_wanted:
             raise RequestError("The arena needs two models; bobot pull gets another one.")
@@ -209,7 +214,7 @@ def _keep(store: Store, pair: _Pair, vote: PairVote) -> str:
             system=pair.asked.system,
             settings=pair.asked.settings.chosen(),
             is_private=pair.asked.is_private,
-            extra={"arena": arena},
+            extra={ARENA: arena},
         )
         root = store.add(conversation, None, NewMessage(role="user", content=first))
         for side in pair.sides:

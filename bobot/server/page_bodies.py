@@ -52,6 +52,13 @@ class NewConversation(Changes, kw_only=True, forbid_unknown_fields=True):
     """False: in the server's memory only, never on the disk."""
 
 
+class BranchOff(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new conversation that begins as this one up to `message`."""
+
+    message: int
+    title: Title | UnsetType = UNSET
+
+
 class Attachment(Struct, kw_only=True, forbid_unknown_fields=True):
     """A text file that goes with a question."""
 

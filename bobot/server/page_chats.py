@@ -18,6 +18,7 @@ from bobot.chat.store_rows import MARKS
 from bobot.errors import RequestError
 from bobot.server.calls import Call, Reply
 from bobot.server.page_bodies import (
+    BranchOff,
     Changes,
     NewConversation,
     conversation_object,
@@ -29,6 +30,8 @@ from bobot.server.wire import decode
 PASSING = "passing-"
 """How the ids of conversations begin that are in memory only."""
 LIST_LIMIT = 200
+ARENA = "arena"
+"""In `extra` of the conversation that a vote has stored: who was compared."""
 
 
 class Chats:
@@ -64,6 +67,13 @@ class ChatRoutes:
     async def create(self, call: Call) -> Reply:
         body = decode(call.body or b"{}", NewConversation)
         return Reply(await asyncio.to_thread(self._create, body), 201)
+
+    async def branch_off(self, call: Call) -> Reply:
+        """A conversation of its own from a branch; it is stored where the other one is."""
+        body, identity = decode(call.body, BranchOff), call.params["id"]
+        if body.message in self._live.running(identity):
+            raise RequestError("This answer is still coming; wait, or stop it.")
+        return Reply(await asyncio.to_thread(self._branch_off, identity, body), 201)
 
     async def get(self, call: Call) -> Reply:
         found = await asyncio.to_thread(self._get, call.params["id"])
@@ -137,8 +147,18 @@ class ChatRoutes:
             raise ParameterError("{param} can't be set yet.", param="head")
         if body.is_kept:
             return self._object(self._chats.kept.create(**fields))
-        identity = f"{PASSING}{secrets.token_hex(8)}"
-        return self._object(self._chats.passing.create(id=identity, **fields))
+        return self._object(self._chats.passing.create(id=_passing_id(), **fields))
+
+    def _branch_off(self, identity: str, body: BranchOff) -> dict[str, Any]:
+        store = self._chats.store_of(identity)
+        _check_place(store.message(body.message).conversation, identity)
+        extra = {k: v for k, v in store.get(identity).extra.items() if k != ARENA}
+        fields: dict[str, Any] = {"extra": extra}
+        if isinstance(body.title, str):
+            fields["title"] = body.title
+        if store is self._chats.passing:
+            fields["id"] = _passing_id()
+        return self._object(store.branch_off(body.message, **fields))
 
     def _get(self, identity: str) -> dict[str, Any]:
         messages = self._chats.store_of(identity).messages(identity)
@@ -157,6 +177,10 @@ class ChatRoutes:
     def _object(self, identity: str) -> dict[str, Any]:
         is_kept = not identity.startswith(PASSING)
         return conversation_object(self._chats.store_of(identity).get(identity), is_kept=is_kept)
+
+
+def _passing_id() -> str:
+    return f"{PASSING}{secrets.token_hex(8)}"
 
 
 def _fields(body: Changes, extra: dict[str, Any]) -> dict[str, Any]:

@@ -168,14 +168,13 @@ async def _take(live: LiveAnswer, writer: AnswerWriter, found: _Gathered, event:
         found.tokens += tokens
         kind, text = event.part.kind, event.part.text
         is_text = kind != "reasoning"  # a call of a tool that nobody offered is shown as it came
-        if text:
-            found.has_text = True
-            piece = {"text": text} if is_text else {"reasoning": text}
-            await asyncio.to_thread(writer.push, **piece)
+        name = "text" if is_text else "reasoning"
         more = {"tokens": tokens} if tokens else {}
         if text or tokens:
-            name = "text" if is_text else "reasoning"
             live.send(name, text=text, num=max(1, len(event.token_ids)), **more)
+        if text:  # last: who is stopped here has told what will be stored
+            found.has_text = True
+            await asyncio.to_thread(writer.push, **{name: text})
     elif isinstance(event, Finished):
         found.reason = event.reason
     elif isinstance(event, Usage):

@@ -60,6 +60,8 @@ class ModelRoutes:
         return {
             "name": listed.name,
             "is_hosted": facts.is_hosted,
+            "routes_to": facts.routes_to,
+            "hosted_routes": facts.hosted_routes,
             "owner": facts.owner,
             "state": listed.state,
             "context": listed.max_model_len,

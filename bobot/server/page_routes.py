@@ -71,6 +71,7 @@ def _rows(runner: Runner, inflight: Inflight, chats: Chats) -> list[Row]:
         ("GET", one, talk.get, False),
         ("PATCH", one, talk.change, False),
         ("DELETE", one, talk.delete, False),
+        ("POST", f"{one}/branches", talk.branch_off, False),
         ("POST", f"{one}/answers", answers.ask, True),
         ("GET", f"{one}/answers/{{message:int}}", answers.follow, False),
         ("POST", f"{one}/answers/{{message:int}}/stop", answers.stop, False),

@@ -40,7 +40,9 @@ class Routing:
 
     def sources(self) -> list[Source]:
         """One for each name of the policy. They take no memory of their own."""
-        facts = Facts(owner=OWNER, routes_to=self.policy.models)
+        models = self.policy.models
+        hosted = tuple(filter(self._hosted.__contains__, models))
+        facts = Facts(owner=OWNER, routes_to=models, hosted_routes=hosted)
         return [
             Source(name, facts, lambda: 0, lambda name=name: self._open(name))
             for name in self.policy.names
@@ -87,7 +89,8 @@ class Routing:
         except BobotError as error:
             log.warning("%s: %s can't answer now: %s", name, self.policy.local, error)
         model = RoutedModel(self.policy, name, self.borrow, self._hosted.__contains__, self._ledger)
-        return Opened(model, prompt_ids=self._prompt_ids)
+        local = self._served.get(self.policy.local, self.policy.local)
+        return Opened(model, prompt_ids=self._prompt_ids, text_model=local)
 
     async def _prompt_ids(self, request: ChatRequest) -> Sequence[int]:
         """As the local model reads it; nobody is asked."""

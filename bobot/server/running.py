@@ -132,19 +132,20 @@ class Runner:
                 raise private_error(opened.model.name)
             async with self.accounted(call, opened) as tally:
                 vectors, tally.prompt_tokens = await opened.model.embed(texts)
-            return vectors, tally.prompt_tokens, opened.model.name
+            return vectors, tally.prompt_tokens, tally.model
 
     @contextlib.asynccontextmanager
     async def accounted(self, call: Call, opened: Opened) -> AsyncIterator[Tally]:
         """Books what was done inside the block, also when it is left early."""
-        tally = Tally()
+        tally = Tally(opened.text_model or opened.model.name)
         try:
             yield tally
         finally:
-            self._book(call.account, call.key, opened.model.name, tally)
+            call.account.asked = opened.model.name
+            self._book(call.account, call.key, tally)
 
-    def _book(self, account: Account, key: Key | None, model: str, tally: Tally) -> None:
-        account.model = model
+    def _book(self, account: Account, key: Key | None, tally: Tally) -> None:
+        model = account.model = tally.model
         account.prompt_tokens += tally.prompt_tokens
         account.completion_tokens += tally.completion_tokens
         account.cached_tokens += tally.cached_tokens
@@ -205,6 +206,8 @@ async def _closing(events: AsyncIterator[Event]) -> AsyncIterator[None]:
 class Tally:
     """Counts of one answer, from its last event or, when it was cancelled, from those seen."""
 
+    model: str
+    """As it is served; of a policy the one that it chose, once that has begun."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -214,6 +217,7 @@ class Tally:
 
     def add(self, event: Event) -> None:
         if isinstance(event, Started):
+            self.model = event.chosen or self.model
             self.prompt_tokens = len(event.prompt_ids or ())
         elif isinstance(event, Delta):
             self.last_s = time.monotonic()

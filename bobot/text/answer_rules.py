@@ -23,6 +23,7 @@ from bobot.text.answer_parser import AnswerStyle
 from bobot.text.called_tags import CALL_BEGIN, CALL_END
 from bobot.text.constraints import Rule, grammar_for, json_schema
 from bobot.text.tokenizer import Tokenizer
+from bobot.text.tool_schemas import closed
 
 Calls = Literal["none", "allowed", "required"]
 _ANY = "/(?s:.+)/"
@@ -49,11 +50,12 @@ class AnswerRules:
 
 
 def arguments_rule(tool: Mapping[str, Any]) -> Rule:
-    """The arguments of one tool: an object that fits its schema. Where the tool is not strict,
+    """The arguments of one tool: an object that fits its schema, with no other properties than
+    those it names (tool_schemas.py); without a schema there are none. Where the tool is not strict,
     keywords of the schema that can't be enforced are let go, as in OpenAI's API."""
     function = tool["function"]
-    schema = {"type": "object", **(function.get("parameters") or {})}
-    return json_schema(schema, is_strict=bool(function.get("strict")))
+    schema = {"type": "object", **(function.get("parameters") or {"properties": {}})}
+    return json_schema(closed(schema), is_strict=bool(function.get("strict")))
 
 
 class _Writer:

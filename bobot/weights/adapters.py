@@ -20,9 +20,9 @@ from bobot.errors import CheckpointError, NotFoundError
 from bobot.layers.linear import Linear
 from bobot.layers.lora import Adapter, LowRank
 from bobot.models.config import Dialect
-from bobot.models.registry import family_named
+from bobot.models.registry import Family, family_named
 from bobot.ops.rope import halves_from_pairs
-from bobot.weights.source import split_name
+from bobot.weights.source import open_model, split_name
 
 LAYERS = "model.layers."
 
@@ -48,18 +48,22 @@ def adapter_bytes(file: LoraFile) -> int:
     return 4 * file.num_elements
 
 
-def load_adapter(file: LoraFile, model: Any, family: str) -> Adapter:
-    """The adapter for a model of that family, on its device. Raises CheckpointError for a layer
-    that the model has not or that an adapter can't change, for other shapes, and for values that
-    are no numbers.
+def check_adapter(file: LoraFile, path: Path) -> None:
+    """Whether the adapter fits the model of a checkpoint folder or file, of which only the headers
+    are read. Raises CheckpointError as `load_adapter` does, but does not look at values.
     """
-    dialect = family_named(family).dialects.get(file.dialect)
+    with open_model(path) as source:
+        _matched(file, source.model, source.family)
+
+
+def _matched(file: LoraFile, model: Any, family: Family) -> dict[str, str]:
+    """What the file calls its layers -> their names in the model, whose shapes are checked."""
+    dialect = family.dialects.get(file.dialect)
     layers = {} if dialect is None else layers_by_name(model, dialect)
-    device = next(model.parameters()).device
-    changes: dict[str, LowRank] = {}
+    matched: dict[str, str] = {}
     for theirs, stored in file.layers.items():
         name = layers.get(theirs)
-        if name is None or dialect is None:
+        if name is None:
             raise CheckpointError(
                 "{path}: the model has no linear layer {name} that an adapter could change.",
                 hint="Does the adapter belong to this model? Adapters of experts, embeddings and"
@@ -67,8 +71,21 @@ def load_adapter(file: LoraFile, model: Any, family: str) -> Adapter:
                 path=file.path,
                 name=shown(theirs),
             )
-        module = model.get_submodule(name)
-        _check_shapes(file.path, theirs, stored, module)
+        _check_shapes(file.path, theirs, stored, model.get_submodule(name))
+        matched[theirs] = name
+    return matched
+
+
+def load_adapter(file: LoraFile, model: Any, family: str) -> Adapter:
+    """The adapter for a model of that family, on its device. Raises CheckpointError for a layer
+    that the model has not or that an adapter can't change, for other shapes, and for values that
+    are no numbers.
+    """
+    found = family_named(family)
+    device = next(model.parameters()).device
+    changes: dict[str, LowRank] = {}
+    for theirs, name in _matched(file, model, found).items():
+        stored, dialect = file.layers[theirs], found.dialects[file.dialect]
         a_RD, b_FR = (_values(file.path, theirs, part) for part in (stored.a, stored.b))
         template, _ = split_name(f"{name}.weight")
         if template in dialect.pairs:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_hosts import KEY, FakeHost, running_host
+from fake_hosts import FakeHost
+from policy_host import desk_with
 from typed_person import Person
 
 from bobot.chat.archive import Archive
@@ -35,14 +36,8 @@ LONG = "word " * 3000
 
 @pytest.fixture
 def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHost]:
-    monkeypatch.setenv("DESK_KEY", KEY)
-    with running_host("openai", [("text", "Halo dari jauh.")]) as fake:
-        folder = home / "xdg_config_home" / "bobot"
-        folder.mkdir(parents=True)
-        (folder / "hosts.toml").write_text(
-            f'[hosts.desk]\nwire = "openai"\nbase_url = "{fake.base_url}"\nkey_env = "DESK_KEY"\n'
-        )
-        (folder / "policy.toml").write_text(POLICY)
+    folder = home / "xdg_config_home" / "bobot"
+    with desk_with(POLICY, folder, "Halo dari jauh.", monkeypatch) as fake:
         yield fake
 
 

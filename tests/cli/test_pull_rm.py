@@ -18,6 +18,7 @@ from hub_server import FakeHub, Hold, etag_of, running_hub
 
 from bobot.cli import main
 from bobot.cli.download_progress import Gauge, duration_text
+from bobot.hub.made import remember_source
 from bobot.hub.transfer import Meter
 
 Run = Callable[..., tuple[int, str, str]]
@@ -183,6 +184,25 @@ def test_one_of_two_quantizations_can_be_removed(run_bobot: Run, hub: FakeHub, c
     assert "Get it with" in run_bobot("rm", f"{NAME}:Q4_K_M", "--yes")[2]
     run_bobot("rm", f"{NAME}:Q8_0", "--yes")
     assert not (cache / "models--org--tiny").exists()
+
+
+def test_beginnings_of_prompts_are_removed_with_their_model_or_alone(
+    run_bobot: Run, home: Path
+) -> None:
+    folder, models = home / "xdg_cache_home/bobot/prefixes", home / "xdg_data_home/bobot/models"
+    for name in ("rose", "tulip"):
+        (models / name).mkdir(parents=True)
+        remember_source(folder / name, models / name)
+        (folder / f"{name}-0.block").write_bytes(bytes(1 << 20))
+    left = ["rose-0.block", "rose.txt"]
+    assert run_bobot("rm", "tulip", "--yes")[1] == "removed; 1 MiB are free again\n"
+    assert sorted(path.name for path in folder.iterdir()) == left
+    for words in (["rm"], ["rm", "rose", "--prefixes"]):
+        status, _, err = run_bobot(*words)
+        assert status == 2 and "either NAME or --prefixes" in err
+    assert sorted(path.name for path in folder.iterdir()) == left
+    assert run_bobot("rm", "--prefixes")[1] == "removed; 1 MiB are free again\n"
+    assert list(folder.iterdir()) == [] and (models / "rose").exists()
 
 
 def test_stopped_download_can_be_removed(run_bobot: Run, cache: Path) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_engine import run
-from tiny_prefixes import FAMILIES, ask, blocks_of, engine, prompt
+from tiny_prefixes import FAMILIES, MAX_BYTES, ask, blocks_of, engine, prompt
 
 from bobot.engine import SamplingParams
 from bobot.engine.disk_cache import probe
 from bobot.engine.prompt_rows import PromptScores
+from bobot.hub.made import forget_missing, forget_prefixes
+from bobot.paths import user_paths
 
 PROGRAM = Path(__file__).with_name("tiny_prefixes.py")
 
@@ -306,6 +308,34 @@ def test_random_traffic_gives_the_tokens_it_gives_without_a_disk(
         if request_id not in aborted:
             assert tokens[request_id] == ask(plain, ids).tokens[:6], f"request {request_id}"
     assert made.stats().num_restored_tokens > 0, "nothing was read back"
+
+
+def test_blocks_of_a_model_that_is_gone_go_too_and_no_others(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps 300 // 16 blocks of the prompt, and one with its answer of 12 tokens."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, ids = user_paths().prefixes, prompt(300)
+
+    def num_cached(name: str) -> int:
+        made = engine(model, None)
+        made.keep_prefixes(folder, MAX_BYTES, name, tmp_path / name)
+        found = ask(made, ids).num_cached
+        made.close()
+        return found
+
+    for name in ("rose", "tulip"):
+        (tmp_path / name).touch()
+        assert num_cached(name) == 0
+    blocks = {path: path.stat().st_size for path in folder.glob("*.block")}
+    assert len(blocks) == 2 * 19
+    assert forget_missing() == 0 and num_cached("tulip") == 288
+    (tmp_path / "tulip").unlink()
+    note_bytes = len(str(tmp_path / "tulip"))
+    assert forget_missing() == sum(blocks.values()) // 2 + note_bytes
+    assert len(list(folder.glob("*.block"))) == 19 and num_cached("rose") == 288
+    assert forget_prefixes() == sum(blocks.values()) // 2 + note_bytes - 1
+    assert list(folder.iterdir()) == [] and num_cached("rose") == 0
 
 
 def test_without_prefix_caching_nothing_is_kept(tmp_path: Path, model: Any) -> None:

@@ -240,6 +240,7 @@ def test_answer_says_who_gave_it(ledger: Ledger) -> None:
         models = {"home": Local(), "openai:m": fake}
         told = route(ANY, ledger, models)
         assert told.started.model == "openai:m-2024-08-06"
+        assert told.started.chosen == "openai:m"
         assert told.shape() == [("text", "from afar")]
         told = route(ANY, ledger, models, is_private=True)
         assert told.started.model == "home"

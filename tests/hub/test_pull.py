@@ -1,16 +1,16 @@
-"""A pull against a hub on loopback: what is fetched, kept, checked, refused, and in what words."""
+"""A pull against a hub on loopback: what is fetched, kept and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import Body, Cut, FakeHub, Hold, Status, etag_of
+from hub_server import Body, Cut, FakeHub, Hold, etag_of
+from tiny_repository import FILES, NAME, SHARD, UNWANTED, Pull, contents, num_downloads, pull_as
 
 from bobot.errors import (
     CheckpointError,
@@ -18,94 +18,11 @@ from bobot.errors import (
     NotFoundError,
     StorageError,
     UnsafeFileError,
-    UsageError,
 )
 from bobot.hub.cache import CacheEntry, huggingface_cache
 from bobot.hub.names import resolve
-from bobot.hub.pull import RESERVE_BYTES, Plan, Room, carry_out, check_room, plan_pull
-from bobot.hub.remote import MAX_ATTEMPTS, Hub, is_safe
-from bobot.hub.transfer import Meter
-
-NAME = "org/tiny"
-SHARD = "model-00002-of-00002.safetensors"
-FILES = {
-    "README.md": b"---\nlicense: mit\n---\n",
-    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
-    "tokenizer.json": b"{}",
-    "model.safetensors.index.json": b'{"weight_map": {}}',
-    "model-00001-of-00002.safetensors": os.urandom(300_000),
-    SHARD: os.urandom(500_000),
-}
-UNWANTED = {
-    "original/model.safetensors": b"again",
-    "metal/model.bin": b"and again",
-    "pytorch_model.bin": b"pickle",
-    ".gitattributes": b"",
-}
-
-Pull = Callable[..., Path]
-
-
-@pytest.fixture
-def waits() -> list[float]:
-    """The seconds that would have been waited between attempts."""
-    return []
-
-
-@pytest.fixture
-def connect(environ: dict[str, str], waits: list[float]) -> Iterator[Callable[..., Hub]]:
-    """connect(HF_TOKEN="...") -> a client of that user, closed after the test."""
-    clients: list[Hub] = []
-
-    def make(**settings: str) -> Hub:
-        clients.append(Hub({**environ, **settings}, sleep=waits.append))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-@pytest.fixture
-def client(connect: Callable[..., Hub]) -> Hub:
-    return connect()
-
-
-@pytest.fixture
-def entry(environ: dict[str, str]) -> CacheEntry:
-    return CacheEntry(huggingface_cache(environ), NAME)
-
-
-@pytest.fixture
-def plan(hub: FakeHub, client: Hub, entry: CacheEntry) -> Callable[..., Plan]:
-    def make(quantization: str | None = None) -> Plan:
-        return plan_pull(client, entry, "main", quantization)
-
-    hub.add(NAME, {**FILES, **UNWANTED}, licence="mit")
-    return make
-
-
-@pytest.fixture
-def pull(client: Hub, plan: Callable[..., Plan]) -> Pull:
-    def run(quantization: str | None = None, watch: Callable[[], None] = lambda: None) -> Path:
-        planned = plan(quantization)
-        meter = Meter(planned.total_bytes, threading.Event())
-        path = carry_out(client, planned, meter, watch)
-        assert meter.done_bytes == planned.total_bytes, "the bar would not end at 100 %"
-        return path
-
-    return run
-
-
-def contents(snapshot: Path) -> dict[str, bytes]:
-    files = (path for path in snapshot.rglob("*") if path.is_file())
-    return {path.relative_to(snapshot).as_posix(): path.read_bytes() for path in files}
-
-
-def num_downloads(hub: FakeHub) -> int:
-    return sum(len(hub.downloads(name)) for name in FILES if not name.endswith(".safetensors")) + (
-        sum(r.host == "storage" for r in hub.requests)
-    )
+from bobot.hub.pull import RESERVE_BYTES, Plan, Room, check_room
+from bobot.hub.remote import Hub, is_safe
 
 
 def test_pull_brings_the_needed_files_once_and_names_find_them(
@@ -282,134 +199,6 @@ def test_disk_without_links_keeps_each_file_once(
     hub.requests.clear()
     assert contents(pull()) == FILES
     assert num_downloads(hub) == 0
-
-
-def pull_as(client: Hub, entry: CacheEntry) -> Path:
-    planned = plan_pull(client, entry, "main", None)
-    return carry_out(client, planned, Meter(1, threading.Event()), lambda: None)
-
-
-def test_token_stays_with_the_hub(
-    hub: FakeHub, connect: Callable[..., Hub], entry: CacheEntry
-) -> None:
-    hub.add(NAME, FILES)
-    hub.token = "hf_secret"
-    pull_as(connect(HF_TOKEN="hf_secret"), entry)
-    tokens = {r.host: set() for r in hub.requests}
-    for request in hub.requests:
-        tokens[request.host].add(request.headers.get("Authorization"))
-    assert tokens == {"hub": {"Bearer hf_secret"}, "storage": {None}}
-
-
-def test_saved_token_of_hf_is_used(connect: Callable[..., Hub], environ: dict[str, str]) -> None:
-    folder = Path(environ["HF_HOME"])
-    folder.mkdir()
-    (folder / "token").write_text("hf_saved\n")
-    assert connect().token == "hf_saved"
-    assert connect(HF_TOKEN="hf_other").token == "hf_other"
-    with pytest.raises(UsageError, match="token in HF_TOKEN has blanks"):
-        connect(HF_TOKEN="hf_two words")
-
-
-@pytest.mark.parametrize(
-    ("token", "parts"),
-    [
-        (None, ["accept terms", "Agree and access repository", "/settings/tokens", "HF_TOKEN"]),
-        ("no-access", ["not given your account access", "Agree and access repository"]),
-        ("hf_wrong", ["refuses your HF_TOKEN", "/settings/tokens"]),
-    ],
-)
-def test_gated_repository_says_what_to_click(
-    hub: FakeHub,
-    connect: Callable[..., Hub],
-    entry: CacheEntry,
-    token: str | None,
-    parts: list[str],
-) -> None:
-    hub.add(NAME, FILES, is_gated=True)
-    hub.token = "hf_right"
-    with pytest.raises(DownloadError) as raised:
-        pull_as(connect(HF_TOKEN=token or ""), entry)
-    for part in parts:
-        assert part in str(raised.value)
-    if token != "hf_wrong":
-        assert f"https://huggingface.co/{NAME}" in str(raised.value)
-
-
-def test_accepted_terms_open_a_gated_repository(
-    hub: FakeHub, connect: Callable[..., Hub], entry: CacheEntry
-) -> None:
-    hub.add(NAME, FILES, is_gated=True)
-    hub.token = "hf_right"
-    assert contents(pull_as(connect(HF_TOKEN="hf_right"), entry)) == FILES
-
-
-def test_missing_repository_suggests_a_close_one(client: Hub, hub: FakeHub) -> None:
-    with pytest.raises(NotFoundError, match="Did you mean 'openai/gpt-oss-20b'"):
-        client.list_files("openai/gptoss-20b", "main")
-    with pytest.raises(NotFoundError, match="does not exist"):
-        client.list_files("nobody/nothing", "main")
-    hub.add(NAME, FILES)
-    with pytest.raises(NotFoundError, match="no such revision"):
-        client.list_files(NAME, "v9")
-
-
-def test_full_request_budget_is_waited_for_as_asked(
-    hub: FakeHub, pull: Pull, waits: list[float]
-) -> None:
-    hub.faults["listing"] = [Status(429, {"Retry-After": "7"}), Status(503)]
-    hub.faults[SHARD] = [Status(429, {"Retry-After": "11"}), Status(500), Status(403)]
-    assert contents(pull()) == FILES
-    assert waits == [7, 2, 11, 2, 4]
-
-
-def test_endless_failure_is_given_up_and_what_arrived_is_kept(
-    hub: FakeHub, pull: Pull, waits: list[float], entry: CacheEntry
-) -> None:
-    hub.faults[SHARD] = [Cut(1000), *(Status(500) for _ in range(MAX_ATTEMPTS))]
-    with pytest.raises(DownloadError, match=r"HTTP 500.*what has arrived is kept"):
-        pull()
-    assert entry.partial(etag_of(SHARD, FILES[SHARD])).stat().st_size == 1000
-    assert waits == [1, 2, 4, 8, 16]
-    assert len(pull().name) == 40
-
-
-def test_no_network_is_told_at_once(connect: Callable[..., Hub], waits: list[float]) -> None:
-    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:1 can't be reached.*bobot list"):
-        connect(HF_ENDPOINT="http://127.0.0.1:1").list_files(NAME, "main")
-    assert not waits
-    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
-        connect(HF_HUB_OFFLINE="1")
-    with pytest.raises(UsageError, match=r"HF_ENDPOINT is 'huggingface\.co'"):
-        connect(HF_ENDPOINT="huggingface.co")
-
-
-def test_proxy_that_cannot_be_used_is_told(
-    connect: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    with pytest.raises(UsageError, match=r"proxy in the environment.*http://"):
-        connect()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"<html>log in</html>",
-        b"[]",
-        b'{"sha": 1}',
-        b'{"sha": "%s", "siblings": [{"rfilename": "x"}]}' % (b"0" * 40),
-        b'{"sha": "%s", "siblings": [{"rfilename": "x", "size": -1, "blobId": "%s"}]}'
-        % (b"0" * 40, b"0" * 40),
-        b'{"sha": "../../x", "siblings": []}',
-        b"[" * 100_000,
-    ],
-)
-def test_answer_of_no_hub_is_one_clear_error(hub: FakeHub, client: Hub, answer: bytes) -> None:
-    hub.faults["listing"] = [Body(answer)]
-    with pytest.raises(DownloadError, match="HF_ENDPOINT"):
-        client.list_files(NAME, "main")
 
 
 @pytest.mark.parametrize(

@@ -4,66 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from page_asks import API, asked, new
 from scripted import ScriptedModel, Talk, events_of, source_of
 
-from bobot.chat.elo import ratings
 from bobot.chat.protocol import ParameterError
-from bobot.chat.store import Store
-from bobot.server.app import create_app
-from bobot.server.keys import KeyStore
-from bobot.server.models import Facts, Models
-from bobot.server.page_chats import Chats
-from bobot.server.page_files import FILES
-from bobot.server.page_routes import page_routes
-from bobot.server.settings import Settings
-
-API = "/app/api"
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Callable[..., Talk]]:
-    """page(model, ..., needs_key=True) -> a client; its conversations are in talk.chats."""
-    made: list[Talk] = []
-
-    def make(*models: ScriptedModel, api_keys: tuple[str, ...] = (), **settings) -> Talk:
-        keys = KeyStore.open(tmp_path / "server.db", list(api_keys))
-        chats = Chats(Store(tmp_path / "chats.db"))
-        limits = Settings(**settings)
-        served = Models([source_of(model) for model in models], 1000)
-        app = create_app(
-            served,
-            limits,
-            keys,
-            None,  # type: ignore[arg-type]
-            pages=lambda runner, inflight: page_routes(runner, inflight, limits, chats),
-            open_prefixes=(FILES,),
-        )
-        talk = Talk(app, served, keys)
-        talk.chats = chats  # type: ignore[attr-defined]
-        made.append(talk)
-        return talk
-
-    yield make
-    for talk in made:
-        talk.close()
-        talk.chats.close()  # type: ignore[attr-defined]
-
-
-def new(talk: Talk, **fields) -> str:
-    answer = talk.ask(f"{API}/conversations", fields)
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
-
-
-def asked(talk: Talk, identity: str, **body) -> list[dict]:
-    answer = talk.ask(f"{API}/conversations/{identity}/answers", body)
-    assert answer.status_code == 200, answer.text
-    return events_of(answer.text)
+from bobot.server.models import Facts
 
 
 def test_an_answer_is_streamed_stored_and_told_again(page: Callable[..., Talk]) -> None:
@@ -114,6 +63,59 @@ def test_editing_and_asking_again_make_branches_that_the_model_sees_alone(
     changed = talk.ask(f"{API}/conversations/{identity}", body, method="PATCH").json()
     assert changed["head"] == answer
     assert [m.content for m in talk.chats.kept.branch(answer)] == ["one", "Hello there"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_branch_becomes_a_conversation_of_its_own(
+    page: Callable[..., Talk], tmp_path: Path, is_kept: bool
+) -> None:
+    model = ScriptedModel()
+    talk = page(model)
+    chosen = {"system": "Be brief.", "settings": {"top_k": 3}, "reasoning_effort": "low"}
+    identity = new(talk, is_private=True, is_kept=is_kept, title="Old", **chosen)
+    first = asked(talk, identity, content="one", shows_tokens=True)[0]
+    asked(talk, identity, parent=first["question"]["id"])  # a second answer, on another branch
+    asked(talk, identity, content="xylophone", parent=first["answer"]["id"])
+    before = talk.ask(f"{API}/conversations/{identity}").json()
+    path = f"{API}/conversations/{identity}/branches"
+    made = talk.ask(path, {"message": first["answer"]["id"], "title": "New"})
+    assert made.status_code == 201, made.text
+    told = talk.ask(f"{API}/conversations/{made.json()['id']}").json()
+    assert (told["title"], told["is_private"], told["is_kept"]) == ("New", True, is_kept)
+    assert {name: told[name] for name in chosen} == chosen
+    copies = [
+        {name: message[name] for name in ("role", "content", "model", "usage", "has_tokens")}
+        for message in (*before["messages"][:2], *told["messages"])
+    ]
+    assert copies[:2] == copies[2:] and copies[1]["has_tokens"]
+    assert told["head"] == told["messages"][1]["id"]
+    asked(talk, told["id"], content="two", parent=told["head"])
+    said = [message["content"] for message in model.requests[-1].messages]
+    assert said == ["Be brief.", "one", "Hello there", "two"] and model.requests[-1].is_private
+    assert talk.ask(f"{API}/conversations/{identity}").json() == before
+    if not is_kept:
+        for file in tmp_path.iterdir():
+            assert b"Hello there" not in file.read_bytes(), file
+    elsewhere = {"message": told["head"]}
+    assert talk.ask(path, elsewhere).status_code == 404
+    assert talk.ask(path, {"message": 99}).status_code == 404
+
+
+def test_an_answer_that_still_comes_is_no_end_of_a_branch(page: Callable[..., Talk]) -> None:
+    talk = page(ScriptedModel(bits=[("text", "a " * 50)], pause_s=0.01))
+    path = f"{API}/conversations/{new(talk)}"
+
+    async def branch_early() -> tuple[int, int]:
+        asking = asyncio.ensure_future(talk.client.post(f"{path}/answers", json={"content": "go"}))
+        while not (running := (await talk.client.get(path)).json()["running"]):
+            await asyncio.sleep(0.01)
+        body = {"message": running[0]}
+        early = await talk.client.post(f"{path}/branches", json=body)
+        await asking
+        late = await talk.client.post(f"{path}/branches", json=body)
+        return early.status_code, late.status_code
+
+    assert talk.loop.run_until_complete(branch_early()) == (400, 201)
 
 
 def test_files_stand_in_the_text_that_the_model_reads(page: Callable[..., Talk]) -> None:
@@ -299,48 +301,6 @@ def test_browsers_get_the_page_and_programs_ollamas_greeting(page: Callable[...,
         assert talk.ask(path).status_code == 404, path
 
 
-def test_a_blind_pair_tells_no_names_until_the_vote(page: Callable[..., Talk]) -> None:
-    models = [ScriptedModel("rose", bits=[("text", "of rose")]), ScriptedModel("tulip")]
-    talk = page(*models)
-    pair = talk.ask(f"{API}/arena", {"is_blind": True}).json()
-    assert pair["models"] is None
-    vote = {"winner": "a"}
-    assert talk.ask(f"{API}/arena/{pair['id']}/vote", vote).status_code == 400
-    texts = []
-    for question in ("first", "second"):
-        answer = talk.ask(f"{API}/arena/{pair['id']}/answers", {"content": question})
-        assert "tulip" not in answer.text and '"rose"' not in answer.text
-        texts.append(events_of(answer.text))
-    said = ["".join(e["text"] for e in texts[0] if e["side"] == i and "text" in e) for i in (0, 1)]
-    found = talk.ask(f"{API}/arena/{pair['id']}/vote", vote).json()
-    words = {"rose": "of rose", "tulip": "Hello there"}
-    assert [usage["completion_tokens"] for usage in found["usage"]] == [2, 2]
-    assert said == [words[name] for name in found["models"]]
-    assert [len(model.requests[1].messages) for model in models] == [3, 3]
-    store = talk.chats.kept  # type: ignore[attr-defined]
-    roles = [(m.role, m.content, m.model) for m in store.messages(found["conversation"])]
-    assert roles[0] == ("user", "first", None) and len(roles) == 7
-    assert roles[1][2] == found["models"][0]
-    rated = talk.ask(f"{API}/arena/ratings?blind_only=true").json()["ratings"]
-    expected = ratings([(*found["models"], 1.0)])
-    assert [(r["model"], r["elo"], r["low"]) for r in rated] == [
-        (r.model, r.elo, r.low) for r in expected
-    ]
-    assert talk.ask(f"{API}/arena/{pair['id']}/vote", vote).status_code == 404
-
-
-def test_one_side_that_fails_leaves_the_other_alone(page: Callable[..., Talk]) -> None:
-    error = ParameterError("tulip: {param} is wrong.", param="x")
-    talk = page(ScriptedModel("rose"), ScriptedModel("tulip", error=error))
-    pair = talk.ask(f"{API}/arena", {"models": ["rose", "tulip"], "is_blind": True}).json()
-    events = events_of(talk.ask(f"{API}/arena/{pair['id']}/answers", {"content": "x"}).text)
-    (failure,) = [event for event in events if event["type"] == "error"]
-    assert "tulip" not in json.dumps(failure)
-    other = "".join(e["text"] for e in events if e["side"] != failure["side"] and "text" in e)
-    assert other == "Hello there"
-    assert talk.ask(f"{API}/arena/{pair['id']}/vote", {"winner": "a"}).status_code == 400
-
-
 def test_models_are_listed_with_what_is_known(page: Callable[..., Talk]) -> None:
     talk = page(ScriptedModel("rose"), ScriptedModel("tulip"))
     told = talk.ask(f"{API}/models").json()
@@ -352,14 +312,10 @@ def test_models_are_listed_with_what_is_known(page: Callable[..., Talk]) -> None
     assert talk.ask(f"{API}/models/rose/fit").json()["verdict"] is None
 
 
-def test_a_hosted_model_is_in_the_arena_only_when_it_is_named(page: Callable[..., Talk]) -> None:
-    talk = page(ScriptedModel("rose"), ScriptedModel("tulip"))
-    far = source_of(ScriptedModel("desk:big"))
-    talk.models.add(dataclasses.replace(far, facts=Facts(is_hosted=True, owner="desk")))
-    for _ in range(20):
-        drawn = talk.ask(f"{API}/arena", {"is_blind": False}).json()["models"]
-        assert sorted(drawn) == ["rose", "tulip"]
-    named = talk.ask(f"{API}/arena", {"models": ["desk:big", None], "is_blind": False}).json()
-    assert named["models"][0] == "desk:big" and named["models"][1] in ("rose", "tulip")
-    listed = {m["name"]: m["is_hosted"] for m in talk.ask(f"{API}/models").json()["models"]}
-    assert listed == {"rose": False, "tulip": False, "desk:big": True}
+def test_a_policy_is_listed_with_the_hosted_models_it_may_choose(page: Callable[..., Talk]) -> None:
+    talk = page(ScriptedModel("rose"))
+    routes = Facts(routes_to=("rose", "desk:big"), hosted_routes=("desk:big",))
+    talk.models.add(dataclasses.replace(source_of(ScriptedModel("auto")), facts=routes))
+    listed = {m["name"]: m for m in talk.ask(f"{API}/models").json()["models"]}
+    found = [(m["routes_to"], m["hosted_routes"]) for m in listed.values()]
+    assert found == [([], []), (["rose", "desk:big"], ["desk:big"])]

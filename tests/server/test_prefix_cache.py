@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_real_server import Server, until
+from real_server import Server, until
 
 TALE = "Once upon a time there was a small boat that wanted to see the sea. " * 24
 BODY = {"max_tokens": 8, "temperature": 0}
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
-
-    def start(*words: str) -> Server:
-        made.append(Server(tmp_path, *words))
-        return made[-1]
-
-    yield start
-    for server in made:
-        server.close()
 
 
 def ask(server: Server, text: str, **more: object) -> tuple[str, int, int]:
@@ -67,7 +56,7 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
         ask(server, TALE, private=True)
     assert server.end() == 0
     folder = prefixes(tmp_path)
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*.block")) == []
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     ask_all = serve("--host", "0.0.0.0", "--api-key", "sk-mine")
     assert not any("beginnings of prompts" in line for line in ask_all.lines)
@@ -75,7 +64,7 @@ def test_private_talk_and_other_peoples_talk_stay_off_the_disk(serve, tmp_path: 
     headers = {"authorization": "Bearer sk-mine"}
     assert ask_all.ask("/v1/chat/completions", body, headers=headers).status_code == 200
     assert ask_all.end() == 0
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*.block")) == []
 
 
 @pytest.mark.parametrize(
@@ -98,6 +87,43 @@ def test_private_requests_of_every_kind_stay_off_the_disk(serve, tmp_path: Path,
     assert server.ask(path, body).status_code == 200
     assert server.end() == 0
     assert list(prefixes(tmp_path).glob("*.block")) != []
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_conversation_that_is_not_stored_is_not_in_the_cache_either(
+    serve, tmp_path: Path, is_kept: bool
+) -> None:
+    server = serve()
+    settings = {"max_tokens": 8, "temperature": 0}
+    fields = {"is_kept": is_kept, "settings": settings}
+    made = server.ask("/app/api/conversations", fields).json()
+    answer = server.ask(f"/app/api/conversations/{made['id']}/answers", {"content": TALE})
+    assert answer.status_code == 200 and '"done"' in answer.text, answer.text
+    assert server.end() == 0
+    assert bool(list(prefixes(tmp_path).glob("*.block"))) == is_kept
+
+
+def test_every_line_of_the_log_is_json_and_tells_nothing_of_a_prompt(serve, tmp_path: Path) -> None:
+    """Also those of the engine, which finds a damaged block, and of uvicorn, which gets no HTTP."""
+    first = serve()
+    ask(first, TALE)
+    assert first.end() == 0
+    for block in prefixes(tmp_path).glob("*.block"):
+        block.write_bytes(block.read_bytes()[:-1])
+    second = serve()
+    assert ask(second, TALE)[2] == 0
+    with socket.create_connection(("127.0.0.1", second.port)) as sock:
+        sock.sendall(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        assert b"400" in sock.recv(1000)
+    assert second.end() == 0
+    log = second.errors.read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    told = {line["logger"]: line["message"] for line in lines if "message" in line}
+    assert "is no block of the prefix cache" in told["bobot.engine"]
+    assert "Invalid HTTP request" in told["uvicorn.error"]
+    assert told["bobot.server"].startswith("bobot: loaded in")
+    assert all({"time", "level"} <= line.keys() for line in lines)
+    assert "small boat" not in log
 
 
 def sizes(folder: Path) -> Iterator[int]:

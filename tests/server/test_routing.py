@@ -7,13 +7,15 @@ requests that a host on loopback saw and with the model that the answer names.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fake_hosts import KEY, FakeHost, running_host
+from fake_hosts import FakeHost
+from policy_host import desk_with
 from scripted import ScriptedModel, Talk, source_of
 
 from bobot.chat.protocol import ChatRequest, Event, ParameterError
@@ -72,14 +74,7 @@ class Routed(NamedTuple):
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHost]:
     """The host `desk` of the user's hosts.toml."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("DESK_KEY", KEY)
-    with running_host("openai", [("text", "from afar")]) as host:
-        folder = tmp_path / "config" / "bobot"
-        folder.mkdir(parents=True)
-        (folder / "hosts.toml").write_text(
-            f'[hosts.desk]\nwire = "openai"\nbase_url = "{host.base_url}"\nkey_env = "DESK_KEY"\n'
-        )
-        (folder / "policy.toml").write_text(POLICY)
+    with desk_with(POLICY, tmp_path / "config" / "bobot", "from afar", monkeypatch) as host:
         yield host
 
 
@@ -246,6 +241,14 @@ def test_listings_show_the_names_and_where_they_lead(routed: Routed) -> None:
     assert listed["auto"]["owned_by"] == "policy"
     facts = routed.talk.models.describe("auto").facts
     assert facts.routes_to == ("home", "desk:long", "desk:tools", "desk:smart", "desk:rescue")
+    for name, is_hosted, routes in (
+        ("home", False, None),
+        ("auto", False, list(facts.routes_to)),
+        ("desk:long", True, None),
+    ):
+        found = listed[name]
+        assert (found["is_hosted"], found["routes_to"]) == (is_hosted, routes), name
+        assert found["hosted_routes"] == (routes and routes[1:]), name
 
 
 def test_streams_name_the_model_too(routed: Routed) -> None:
@@ -260,6 +263,39 @@ def test_answers_are_counted_by_the_model_that_gave_them(routed: Routed) -> None
         assert routed.talk.ask("/v1/chat/completions", body).status_code == 200
     assert routed.ledger.spent("home").answers == 1
     assert routed.ledger.spent("desk:smart").answers == 2
+
+
+def test_accounts_name_the_model_that_answered_and_the_log_the_one_asked_for_too(
+    routed: Routed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Log, metrics and the use of a key, against a table by hand: a host calls itself
+    smart-2024-08-06, and answers of 12 tokens.
+    """
+    headers = {"x-api-key": routed.talk.keys.make("mine")}
+    said = {"messages": [{"role": "user", "content": "12345"}]}
+    asks = [
+        ("/v1/chat/completions", {"model": "auto", **said}, "home"),
+        ("/v1/chat/completions", {"model": "smart", **said}, "desk:smart"),
+        ("/v1/chat/completions", {"model": "home", **said}, "home"),
+        ("/v1/completions", {"model": "smart", "prompt": "12345"}, "home"),
+        ("/v1/embeddings", {"model": "smart", "input": "12345"}, "home"),
+    ]
+    with caplog.at_level(logging.INFO, "bobot.server.requests"):
+        for path, body, _ in asks:
+            assert routed.talk.ask(path, body, headers=headers).status_code == 200
+    lines = [record.facts for record in caplog.records if hasattr(record, "facts")]
+    told = [(line["asked"], line["model"]) for line in lines]
+    assert told == [(body["model"], answered) for _, body, answered in asks]
+    rows = routed.talk.keys.database.execute(
+        "SELECT model, requests, completion_tokens FROM usage ORDER BY model"
+    )
+    assert [tuple(row) for row in rows] == [("desk:smart", 1, 12), ("home", 4, 6)]
+    metrics = routed.talk.ask("/metrics", headers=headers).text
+    found = [one for one in metrics.splitlines() if one.startswith("bobot_completion_tokens_total")]
+    assert sorted(found) == [
+        'bobot_completion_tokens_total{model="desk:smart"} 12.0',
+        'bobot_completion_tokens_total{model="home"} 6.0',
+    ]
 
 
 def test_model_that_can_not_be_opened_is_told_and_the_next_one_answers(

@@ -238,14 +238,28 @@ def test_words_of_the_option_and_what_they_are_refused_for(folders, tmp_path):
         adapter_sources([f"poet={tmp_path}"], sources)
 
 
-def test_an_adapter_of_another_model_fails_its_own_requests_only(talk, tmp_path):
+def test_an_adapter_that_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    def load_model(*_: object, **__: object) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr("bobot.chat.local.load_model", load_model)
+    sources = Library().sources(["bobot"])
+    q_proj = "model.layers.0.self_attn.q_proj"
+    for name, shape in ((q_proj, (64, 64)), (q_proj.replace("0", "99"), (256, 256))):
+        folder = write_adapter(tmp_path / name, random_matrices({name: shape}, 1))
+        with pytest.raises(CheckpointError, match=name):
+            adapter_sources([f"odd={folder}"], sources)
+        with pytest.raises(CheckpointError, match=name):
+            bobot.load(adapters={"odd": folder})
+
+
+def test_an_adapter_that_changes_on_the_disk_fails_its_own_requests_only(talk, tmp_path):
     name = "model.layers.0.self_attn.q_proj"
-    folder = write_adapter(tmp_path / "adapter", random_matrices({name: (64, 64)}, 1))
+    folder = write_adapter(tmp_path / "adapter", random_matrices({name: (256, 256)}, 1))
     sources = Library().sources(["bobot"])
     sources += adapter_sources([f"odd={folder}"], sources)
     client = talk(sources=sources, budget_bytes=1 << 31)
+    write_adapter(folder, random_matrices({name: (64, 64)}, 1))
     refused = client.ask("/v1/chat/completions", body("odd"))
     assert refused.status_code == 500 and "q_proj" in refused.json()["error"]["message"]
     assert client.ask("/v1/chat/completions", body("bobot")).status_code == 200
-    with pytest.raises(CheckpointError, match="q_proj"):
-        bobot.load(adapters={"odd": folder})

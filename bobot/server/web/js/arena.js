@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { guarded, loadList } from "./chats.js";
 import { Facts, Reasoning } from "./facts.js";
 import { Icon } from "./icons.js";
+import { kindOf } from "./models.js";
 import { Ratings } from "./ratings.js";
 import { LiveText, Text } from "./text.js";
 import { set, useStore } from "./state.js";
@@ -20,6 +21,7 @@ export function Arena() {
   const [sides, setSides] = useState([empty(), empty()]);
   const [isBusy, setBusy] = useState(false);
   const [isBlind, setBlind] = useState(true);
+  const [isPrivate, setPrivate] = useState(false);
   const [chosen, setChosen] = useState(["", ""]);
   const [verdict, setVerdict] = useState(null);
   const [numVotes, setNumVotes] = useState(0);
@@ -46,7 +48,8 @@ export function Arena() {
     setBusy(true);
     set({ failure: null });
     try {
-      const wanted = { models: chosen.map((name) => name || null), is_blind: isBlind };
+      const names = chosen.map((name) => name || null);
+      const wanted = { models: names, is_blind: isBlind, is_private: isPrivate };
       const mine = pair ?? (await api.post("/arena", wanted));
       setPair(mine);
       for (const side of now.current) Object.assign(side, { now: "", reasoning: "", asked: content, error: null });
@@ -79,11 +82,12 @@ export function Arena() {
         <button class="plain only-phone" aria-label=${t("conversations")}
           onClick=${() => set({ isSidebarOpen: true })}><${Icon} name="menu" /></button>
         <h1>${t("arena")}</h1><span class="space"></span>
+        ${pair && isPrivate && html`<span class="tag">${t("private")}</span>`}
         ${pair && !verdict && html`<button onClick=${again} disabled=${isBusy}>${t("new_pair")}</button>`}
       </header>
       <div class="scroll" tabindex="0" role="region" aria-label=${t("arena")}>
         ${!pair && html`<${Setup} models=${models} isBlind=${isBlind} setBlind=${setBlind}
-          chosen=${chosen} setChosen=${setChosen} />`}
+          isPrivate=${isPrivate} setPrivate=${setPrivate} chosen=${chosen} setChosen=${setChosen} />`}
         ${pair && html`<div class="columns">${sides.map((side, place) => html`
           <${Side} key=${place} side=${side} letter=${LETTERS[place]}
             name=${verdict?.models[place] ?? pair.models?.[place]}
@@ -108,7 +112,13 @@ const Verdict = ({ verdict, again }) => html`
     <button class="primary" onClick=${again}>${t("new_pair")}</button>
     <a class="button" href=${`#c/${verdict.conversation}`}>${t("open_conversation")}</a></div>`;
 
-function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
+function Setup({ models, isBlind, setBlind, isPrivate, setPrivate, chosen, setChosen }) {
+  const isHosted = (name) => models.find((one) => one.name === name)?.is_hosted;
+  const bar = (event) => {
+    setPrivate(event.target.checked);
+    if (event.target.checked) setChosen(chosen.map((name) => (isHosted(name) ? "" : name)));
+    announce(t(event.target.checked ? "is_private" : "not_private"));
+  };
   const pick = (place) => (event) =>
     setChosen(chosen.map((name, i) => (i === place ? event.target.value : name)));
   return html`<div class="setup">
@@ -120,11 +130,14 @@ function Setup({ models, isBlind, setBlind, chosen, setChosen }) {
         <select value=${chosen[place]} onChange=${pick(place)}>
           <option value="">${t("any_model")}</option>
           ${models.map((model) => html`
-            <option value=${model.name} disabled=${model.name === chosen[1 - place]}>
-              ${model.is_hosted ? `${model.name} · ${t("hosted")}` : model.name}</option>`)}
+            <option value=${model.name}
+              disabled=${model.name === chosen[1 - place] || (isPrivate && model.is_hosted)}>
+              ${[model.name, kindOf(model)].filter(Boolean).join(" · ")}</option>`)}
         </select></label>`)}</div>
     <label class="check"><input type="checkbox" checked=${isBlind}
       onChange=${(event) => setBlind(event.target.checked)} />${t("blind_hint")}</label>
+    <label class="check"><input type="checkbox" checked=${isPrivate} onChange=${bar} />
+      ${t("private_hint")}</label>
   </div>`;
 }
 

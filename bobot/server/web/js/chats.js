@@ -57,8 +57,14 @@ export async function loadStart() {
   await loadList();
 }
 
-export const loadList = async () =>
-  set({ conversations: (await api.get("/conversations")).conversations });
+export async function loadList() {
+  const { conversations } = await api.get("/conversations");
+  set({ conversations });
+  const title = conversations.find((one) => one.id === state.conversation?.id)?.title;
+  if (title !== undefined && title !== state.conversation.title) { // its first question named it
+    set({ conversation: { ...state.conversation, title } });
+  }
+}
 
 // The verdicts, one model after the other: each takes the server some seconds, once.
 export async function loadFits() {
@@ -139,6 +145,17 @@ export function setPrivate(isPrivate) {
   announce(t(isPrivate ? "is_private" : "not_private"));
   return change(fields);
 }
+
+// A conversation of its own that begins as this one up to a message.
+export const branchOff = (message) => guarded(async () => {
+  const { id, title } = state.conversation;
+  const named = title && { title: t("branch_title", { title }).slice(0, 200) };
+  const made = await api.post(`/conversations/${id}/branches`, { message: message.id, ...named });
+  await openChat(made.id);
+  await loadList();
+  document.getElementById("question")?.focus();
+  announce(t("branched_off"));
+});
 
 export const rename = (id, title) => guarded(async () => {
   await api.patch(`/conversations/${id}`, { title });

@@ -11,6 +11,7 @@ const PATHS = {
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   edit: "M4 20h4L19 9l-4-4L4 16zM13 7l4 4",
   again: "M4 12a8 8 0 1 0 2.5-5.8M4 4v5h5",
+  branch: "M6 4v16M6 12c0-4 12 0 12-6M18 3l-3 3M18 3l3 3",
   left: "M15 5l-7 7 7 7",
   right: "M9 5l7 7-7 7",
   down: "M6 9l6 6 6-6",

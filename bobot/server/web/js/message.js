@@ -3,6 +3,7 @@
 // what is seen, and the browser's own search finds all of it.
 import { announce } from "./announce.js";
 import { edit, regenerate, turn } from "./answers.js";
+import { branchOff } from "./chats.js";
 import { Facts, Reasoning } from "./facts.js";
 import { Icon } from "./icons.js";
 import * as live from "./live.js";
@@ -90,6 +91,7 @@ function Question({ message }) {
       <${CopyButton} text=${typed} />
       <button class="plain" aria-label=${t("edit_question")} title=${t("edit_question")}
         onClick=${() => setText(typed)}><${Icon} name="edit" /></button>
+      <${BranchOffButton} message=${message} />
     </div>`;
 }
 
@@ -132,6 +134,7 @@ function Tools({ message, siblings }) {
     <${CopyButton} text=${message.content} />
     <button class="plain" aria-label=${t("regenerate")} title=${t("regenerate")}
       onClick=${() => regenerate(message)}><${Icon} name="again" /></button>
+    <${BranchOffButton} message=${message} />
     <${Facts} usage=${message.usage} />
   </div>`;
 }
@@ -146,6 +149,10 @@ function Turner({ message, siblings }) {
     <button class="plain" aria-label=${t("branch_after")} disabled=${place === siblings.length - 1}
       onClick=${() => turn(message, 1)}><${Icon} name="right" /></button></span>`;
 }
+
+const BranchOffButton = ({ message }) => html`
+  <button class="plain" aria-label=${t("branch_off")} title=${t("branch_off")}
+    onClick=${() => branchOff(message)}><${Icon} name="branch" /></button>`;
 
 function CopyButton({ text }) {
   const [isDone, setDone] = useState(false);

@@ -6,9 +6,19 @@ import { number, t } from "./words.js";
 const KINDS = { fits: "good", "may be slow": "fair", "won't fit": "bad" };
 const NAMES = { fits: "fits", "may be slow": "may_be_slow", "won't fit": "wont_fit" };
 
+// What a model is, if it is none of this machine alone.
+export function kindOf(model) {
+  if (model.is_hosted) return t("hosted");
+  return model.routes_to.length ? t("policy") : null;
+}
+
 export function Pill({ model }) {
   if (!model) return null;
-  if (model.is_hosted) return html`<span class="pill hosted">${t("hosted")}</span>`;
+  const kind = kindOf(model);
+  if (kind) {
+    const leaves = model.is_hosted || model.hosted_routes.length > 0;
+    return html`<span class=${`pill ${leaves ? "hosted" : ""}`}>${kind}</span>`;
+  }
   const verdict = model.fit?.verdict;
   if (!verdict) return model.fit ? null : html`<span class="pill">${t("measuring")}</span>`;
   return html`<span class=${`pill ${KINDS[verdict]}`}>${t(NAMES[verdict])}</span>`;
@@ -34,6 +44,8 @@ function facts(model) {
   if (model.size_bytes) found.push(scaled(model.size_bytes, BYTES));
   if (model.context) found.push(t("context_of", { n: number(model.context) }));
   if (model.is_hosted) found.push(t("goes_to", { owner: model.owner }));
+  if (model.routes_to.length) found.push(t("chooses_among", { models: model.routes_to.join(", ") }));
+  if (model.hosted_routes.length) found.push(t("may_go_to", { models: model.hosted_routes.join(", ") }));
   if (model.fit?.reason) found.push(model.fit.reason);
   return found.join(" · ");
 }

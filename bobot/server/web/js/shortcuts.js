@@ -1,6 +1,6 @@
 // Keys for everything; the same table is shown under "?".
 import { stop, turn } from "./answers.js";
-import { newChat } from "./chats.js";
+import { branchOff, newChat } from "./chats.js";
 import { set, state } from "./state.js";
 import { branchOf, siblingsOf } from "./tree.js";
 
@@ -15,6 +15,7 @@ export const SHORTCUTS = [
   { keys: "Ctrl Shift A", key: "arena", test: (e) => shifted(e, "a"), act: toArena },
   { keys: "Alt ↑ / Alt ↓", key: "walk_messages", test: (e) => e.altKey && isUpDown(e), act: walk },
   { keys: "Alt ← / Alt →", key: "turn_branch", test: (e) => e.altKey && isLeftRight(e), act: side },
+  { keys: "Ctrl Shift F", key: "branch_off", test: (e) => shifted(e, "f"), act: fork },
   { keys: "Esc", key: "stop_answer", test: (e) => e.key === "Escape" && mayStop(), act: stop },
   { keys: "/", key: "to_question", test: (e) => plain(e, "/"), act: () => focus("question") },
   { keys: "?", key: "help", test: (e) => plain(e, "?"), act: help },
@@ -63,14 +64,23 @@ function walk(event) {
   messages[Math.max(0, Math.min(next, messages.length - 1))]?.focus();
 }
 
+const focusedId = () => Number(document.activeElement.closest(".message")?.dataset.id);
+
 // Turns at the message that has the focus, else at the last one with more than one branch.
 function side(event) {
   if (state.view !== "chat" || state.conversation === null || isTyping(event)) return;
   const line = branchOf(state.tree, state.conversation.head);
-  const focused = Number(document.activeElement.closest(".message")?.dataset.id);
-  const found = line.find((message) => message.id === focused) ??
+  const found = line.find((message) => message.id === focusedId()) ??
     line.findLast((message) => siblingsOf(state.tree, message).length > 1);
   if (found) turn(found, event.key === "ArrowLeft" ? -1 : 1);
+}
+
+// Branches off at the message that has the focus, else at the last one.
+function fork() {
+  if (state.view !== "chat" || !state.conversation?.id) return;
+  const line = branchOf(state.tree, state.conversation.head);
+  const found = line.find((message) => message.id === focusedId()) ?? line.at(-1);
+  if (found && found.id !== state.liveId) branchOff(found);
 }
 
 export function listenToKeys() {
