@@ -46,6 +46,8 @@ class Work:
     grammar: str | None = None
     rules: tuple[tuple[str, Rule], ...] = ()
     """The parts of the grammar, each with the parameter that it comes from."""
+    opens_text: bool = False
+    """The answer goes on with no text: see Detokenizer."""
 
 
 def chat_work(model: LocalModel, request: ChatRequest) -> Work:
@@ -70,7 +72,8 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
         style = replace(style, reasoning=style.reasoning._replace(is_open=False))
 
     def parser() -> Parser:
-        parser = answer_parser(tokenizer, tools=tools, style=style)
+        opens_text = not request.continues_last
+        parser = answer_parser(tokenizer, tools=tools, style=style, opens_text=opens_text)
         if request.continues_last and isinstance(parser.grammar, HarmonyGrammar):
             parser.grammar.marker(Marker("<|channel|>"))
             parser.grammar.text("final")
@@ -94,7 +97,8 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
         for tool in tools:
             number = names.index(tool["function"]["name"])
             parts += ((f"tools[{number}].function.parameters", arguments_rule(tool)),)
-    return Work(ids, params, parser, request.stop, grammar, parts)
+    opens_text = not request.continues_last
+    return Work(ids, params, parser, request.stop, grammar, parts, opens_text)
 
 
 def text_work(model: LocalModel, request: TextRequest) -> Work:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -141,7 +142,7 @@ class LocalService:
             is_private=is_private,
         )
         self.loop.post(job)
-        answers = _Answers(self.model, readers, job)
+        answers = _Answers(self.model, readers, job, opens_text=work.opens_text)
         try:
             yield Started(tuple(work.prompt_ids), self.name)
             while not answers.are_finished:
@@ -222,16 +223,20 @@ class _Waiting:
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    opens_text: bool = False
+    """No text has come, and the first one will lose the space that it may begin with."""
 
 
 class _Answers:
     """The events of one request, from the outputs of the engine."""
 
-    def __init__(self, model: LocalModel, readers: list[TokenReader], job: Job) -> None:
+    def __init__(
+        self, model: LocalModel, readers: list[TokenReader], job: Job, *, opens_text: bool
+    ) -> None:
         self._tokenizer = model.tokenizer
         self._readers = readers
         self._job = job
-        self._waiting = [_Waiting() for _ in readers]
+        self._waiting = [_Waiting(opens_text=opens_text) for _ in readers]
         self._is_scored = not isinstance(job.prompt_reader, PromptScores)
         self._num_tokens = self._num_reasoning = self._num_cached = 0
         self._first_s: float | None = None
@@ -277,7 +282,11 @@ class _Answers:
             waiting.token_ids += (output.token_id,)
             if output.logprob is not None:
                 top = output.top_logprobs or ()
-                waiting.logprobs += (self._token(output.token_id, output.logprob, top),)
+                token = self._token(
+                    output.token_id, output.logprob, top, opens_text=waiting.opens_text
+                )
+                waiting.logprobs += (token,)
+                waiting.opens_text &= not self._piece(output.token_id)
         for part in step.deltas:
             if part.kind == "reasoning":
                 self._num_reasoning += part.num_tokens
@@ -293,12 +302,19 @@ class _Answers:
         return PromptScored((None, *entries))
 
     def _token(
-        self, token_id: int, logprob: float, top: tuple[tuple[int, float], ...]
+        self,
+        token_id: int,
+        logprob: float,
+        top: tuple[tuple[int, float], ...],
+        *,
+        opens_text: bool = False,
     ) -> TokenLogprob:
-        named_top = tuple((other, self._piece(other), value) for other, value in top)
-        return TokenLogprob(token_id, self._piece(token_id), logprob, named_top)
+        """`opens_text`: as the answer's text begins with it, and would with each other."""
+        pieces = functools.partial(self._piece, opens_text=opens_text)
+        named_top = tuple((other, pieces(other), value) for other, value in top)
+        return TokenLogprob(token_id, pieces(token_id), logprob, named_top)
 
-    def _piece(self, token_id: int) -> bytes:
+    def _piece(self, token_id: int, *, opens_text: bool = False) -> bytes:
         if self._tokenizer is None:
             return b""
-        return next(self._tokenizer.decode_pieces([token_id], opens_text=False))
+        return next(self._tokenizer.decode_pieces([token_id], opens_text=opens_text))

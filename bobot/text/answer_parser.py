@@ -63,10 +63,12 @@ class AnswerParser:
         tokenizer: Tokenizer,
         make_grammar: MakeGrammar,
         new_call_id: Callable[[], str] = random_call_id,
+        *,
+        opens_text: bool = True,
     ) -> None:
         self._writer = PartWriter(new_call_id)
         self.grammar: Grammar = make_grammar(self._writer)
-        self._cutter = MarkerCutter(tokenizer, self.grammar.markers)
+        self._cutter = MarkerCutter(tokenizer, self.grammar.markers, opens_text=opens_text)
 
     def push(self, piece: int | str) -> list[PartDelta]:
         """What is certain with this id, or this bit of text."""
@@ -97,17 +99,19 @@ def answer_parser(
     prompt_ids: Sequence[int] = (),
     new_call_id: Callable[[], str] = random_call_id,
     style: AnswerStyle | None = None,
+    opens_text: bool = True,
 ) -> AnswerParser:
     """The parser for answers to this prompt, or of this style. new_call_id names calls that the
-    model does not."""
+    model does not. Not `opens_text`: the answer goes on with a text, and keeps its first space."""
     style = style or answer_style(tokenizer, tools=tools, prompt_ids=prompt_ids)
     if style.family == "harmony":
-        return AnswerParser(tokenizer, HarmonyGrammar, new_call_id)
+        return AnswerParser(tokenizer, HarmonyGrammar, new_call_id, opens_text=opens_text)
     if style.family == "llama":
         grammar = partial(LlamaGrammar, has_tools=bool(tools))
     else:
         grammar = _GRAMMARS[style.family]
-    return AnswerParser(tokenizer, partial(grammar, reasoning=style.reasoning), new_call_id)
+    make = partial(grammar, reasoning=style.reasoning)
+    return AnswerParser(tokenizer, make, new_call_id, opens_text=opens_text)
 
 
 def answer_style(

@@ -31,13 +31,16 @@ Bit = str  # text, or a Marker
 class MarkerCutter:
     """push() takes one id or some text; each gives the bits that are certain by then.
 
-    Text has no special tokens: there every marker is found by its spelling.
+    Text has no special tokens: there every marker is found by its spelling. `opens_text`: see
+    Detokenizer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, names: Iterable[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, names: Iterable[str], *, opens_text: bool = True
+    ) -> None:
         specials, names = tokenizer.special_tokens, list(names)
         self.special_ids = {specials[name]: _Special(name) for name in names if name in specials}
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = Detokenizer(tokenizer, opens_text=opens_text)
         self._spelled = _Scanner(name for name in names if name not in specials)
         self._all = _Scanner(names)
 

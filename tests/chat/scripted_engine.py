@@ -17,6 +17,8 @@ HARMONY = [
     *("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>"),
     "<|call|>",
 ]
+LOGPROB = -0.5
+"""Of every token, where log-probabilities are asked for; no other token is named."""
 
 
 class ScriptedEngine:
@@ -68,8 +70,8 @@ class ScriptedEngine:
                     request_id=number,
                     index=index,
                     token_id=token_id,
-                    logprob=None,
-                    top_logprobs=None,
+                    logprob=None if params.logprobs is None else LOGPROB,
+                    top_logprobs=None if params.logprobs is None else ((token_id, LOGPROB),),
                     finish_reason=reason,
                     num_prompt_tokens=len(self.prompts[number]),
                     num_cached_tokens=0,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,32 @@ def test_the_last_message_is_continued(load: Callable[..., LocalModel]) -> None:
         assert model.need_tokenizer().decode(ids) == text
         assert ids.count(257) == 1  # what the message spells is text
         assert (await read(service.chat(request))).started.prompt_ids == tuple(ids)
+        await service.close()
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    ("continues", "expected"), [(False, "hujan lebat"), (True, " hujan lebat")]
+)
+def test_tokens_add_up_to_the_text_that_begins_or_goes_on(
+    tmp_path: Path, continues: bool, expected: str
+) -> None:
+    """SentencePiece: the first space of a text is no part of it, that of a continued one is."""
+    model = scripted_model(tmp_path, [], "{{ messages[-1].content }}", " hujan lebat")
+    tokenizer = model.need_tokenizer()
+    tokenizer.vocabulary = replace(tokenizer.vocabulary, strips_leading_space=True)
+    said = {"role": "assistant", "content": "Sore itu"}
+
+    async def ask() -> None:
+        service = LocalService(model)
+        messages = (*HELLO, said) if continues else HELLO
+        request = ChatRequest(messages=messages, sampling={"logprobs": 1}, continues_last=continues)
+        found = await read(service.chat(request))
+        entries = [token for delta in found.deltas() for token in delta.logprobs]
+        assert found.text() == expected
+        assert b"".join(token.piece for token in entries).decode() == expected
+        assert b"".join(token.top[0][1] for token in entries).decode() == expected
         await service.close()
 
     run(ask())
