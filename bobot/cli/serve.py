@@ -153,6 +153,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--memory", type=float, metavar="GIB", help=tr("memory for models (default: what is free)")
     )
     parser.add_argument(
+        "--unload-after",
+        type=float,
+        metavar="X",
+        help=tr("seconds after which an unused model leaves memory (default: when others need it)"),
+    )
+    parser.add_argument(
         "--prefix-cache",
         type=float,
         metavar="GIB",
@@ -264,5 +270,9 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.memory is not None and args.memory <= 0:
         raise UsageError("--memory is {found}; it must be more than 0.", found=args.memory)
+    if args.unload_after is not None and not 0 < args.unload_after < math.inf:
+        raise UsageError(
+            "--unload-after is {found}; it must be more than 0.", found=args.unload_after
+        )
     if args.prefix_cache is not None and not 0 <= args.prefix_cache < math.inf:
         raise UsageError("--prefix-cache is {found}; allowed: 0 or more.", found=args.prefix_cache)

@@ -45,6 +45,7 @@ def settings_of(args: argparse.Namespace, *, needs_key: bool) -> Settings:
         allowed_origins=tuple(args.allow_origin),
         max_calls=args.max_queue,
         drain_s=args.drain_seconds,
+        unload_after_s=args.unload_after,
     )
 
 

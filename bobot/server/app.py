@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bobot.server.failures import Failure
 from bobot.server.keys import KeyStore
 from bobot.server.library import Library
 from bobot.server.listing import Listing
+from bobot.server.llama_predict import Predict
 from bobot.server.llama_routes import LlamaServer
 from bobot.server.metrics import Metrics
 from bobot.server.models import Models
@@ -66,17 +68,20 @@ def create_app(
     runner = Runner(models, metrics, rates, keys, settings)
     store = ResponseStore(keys.database)
     store.forget_old()
+    rows = [
+        *_openai_rows(runner, settings, store),
+        *_llama_rows(runner, settings),
+        *_other_rows(runner, settings, metrics, library),
+    ]
+    if settings.is_llama:
+        rows.append(_predict_row(rows))
     routes = [
         Route(
             path,
             Endpoint(path, row.handler, inflight, settings, scope=row.scope, is_work=row.is_work),
             methods=[row.method],
         )
-        for row in [
-            *_openai_rows(runner, settings, store),
-            *_llama_rows(runner, settings),
-            *_other_rows(runner, settings, metrics, library),
-        ]
+        for row in rows
         for path in row.paths
     ]
     door = Middleware(
@@ -91,7 +96,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with _unloading(models, settings.unload_after_s):
+            yield
         await models.close()
         keys.close()
 
@@ -105,6 +111,21 @@ def create_app(
     app.state.inflight, app.state.runner = inflight, runner
     app.state.is_llama = settings.is_llama
     return app
+
+
+@contextlib.asynccontextmanager
+async def _unloading(models: Models, after_s: float | None) -> AsyncIterator[None]:
+    """Models leave memory inside this block that nobody uses for so long; None: none does."""
+    if after_s is None:
+        yield
+        return
+    unloading = asyncio.ensure_future(models.unload_unused(after_s))
+    try:
+        yield
+    finally:
+        unloading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await unloading
 
 
 def _openai_rows(runner: Runner, settings: Settings, store: ResponseStore) -> list[_Row]:
@@ -142,6 +163,14 @@ def _llama_rows(runner: Runner, settings: Settings) -> list[_Row]:
         _Row("GET", ("/slots",), llama.slots, scope="observe"),
         _Row("GET", ("/lora-adapters",), llama.lora_adapters),
     ]
+
+
+def _predict_row(rows: list[_Row]) -> _Row:
+    """Over the routes of the others that any key may ask; Ollama's stream unless told not to."""
+    usable = [row for row in rows if row.method == "POST" and row.scope == "use"]
+    routes = ((path, row.handler) for row in usable for path in row.paths)
+    predict = Predict((path, handler) for path, handler in routes if not path.startswith("/api/"))
+    return _Row("POST", ("/predict",), predict.predict, is_work=True)
 
 
 def _other_rows(

@@ -71,6 +71,8 @@ class LlamaServer:
     def __init__(self, runner: Runner, settings: Settings) -> None:
         self._runner = runner
         self._settings = settings
+        self._props: dict[str, dict[str, Any]] = {}
+        """Of models that were in memory, as they were last seen."""
 
     async def complete(self, call: Call) -> Reply | Stream:
         body = decode(call.body, CompletionBody)
@@ -157,29 +159,35 @@ class LlamaServer:
         return Reply([])
 
     async def props(self, call: Call) -> Reply:
+        """Asking loads a model that was never in memory, and wakes none that has left it."""
         models = self._runner.models
-        name = call.query.get("model")
-        listed = models.describe(models.name_of(name))
-        async with models.borrow(name) as opened:
-            facts, tokenizer = listed.facts, opened.tokenizer
-            sampling = {**DEFAULTS, **self._settings.defaults}
-            limit = sampling.get("max_tokens", -1)
-            found = {
-                "default_generation_settings": {
-                    "id": 0,
-                    "n_ctx": opened.model.max_model_len,
-                    "is_processing": False,
-                    "params": {**settings_of(sampling), "n_predict": limit, "max_tokens": limit},
-                },
-                "total_slots": opened.num_slots,
-                "model_alias": opened.model.name,
-                "model_path": Path(facts.path or "").name,
-                "chat_template": "" if tokenizer is None else tokenizer.chat_template or "",
-                "modalities": {"vision": False, "audio": False},
-                "build_info": FINGERPRINT,
-                "is_sleeping": False,
-            }
-        return Reply(found)
+        name = models.name_of(call.query.get("model"))
+        opened = models.peek(name)
+        if opened is not None:
+            self._props[name] = self._props_of(name, opened)
+        elif name not in self._props:
+            async with models.borrow(name) as opened:
+                self._props[name] = self._props_of(name, opened)
+        return Reply({**self._props[name], "is_sleeping": models.peek(name) is None})
+
+    def _props_of(self, name: str, opened: Opened) -> dict[str, Any]:
+        facts = self._runner.models.describe(name).facts
+        sampling = {**DEFAULTS, **self._settings.defaults}
+        limit = sampling.get("max_tokens", -1)
+        return {
+            "default_generation_settings": {
+                "id": 0,
+                "n_ctx": opened.model.max_model_len,
+                "is_processing": False,
+                "params": {**settings_of(sampling), "n_predict": limit, "max_tokens": limit},
+            },
+            "total_slots": opened.num_slots,
+            "model_alias": opened.model.name,
+            "model_path": Path(facts.path or "").name,
+            "chat_template": opened.tokenizer.chat_template or "" if opened.tokenizer else "",
+            "modalities": {"vision": False, "audio": False},
+            "build_info": FINGERPRINT,
+        }
 
     async def slots(self, call: Call) -> Reply:
         """A slot is a place in the batch; which of them are taken means nothing, how many does."""

@@ -20,6 +20,8 @@ log = logging.getLogger("bobot.server")
 
 MAX_WAIT_S = 60.0
 """How long a request waits for other models to become idle before it is refused."""
+MAX_PAUSE_S = 10.0
+"""Between two looks for models that nobody uses."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,19 @@ class Models:
         entry.goes_when_idle = True
         await self._close_if_idle(entry)
 
+    def peek(self, asked: str | None) -> Opened | None:
+        """The model if it is in memory, which does not count as a use; for a glance, as it may go
+        at the next await."""
+        return self._entries[self.name_of(asked)].opened
+
+    async def unload_unused(self, after_s: float) -> None:
+        """Takes out of memory what nobody has used for so long, until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(after_s / 4, MAX_PAUSE_S))
+            for entry in list(self._entries.values()):
+                if time.monotonic() - entry.last_used_s >= after_s:
+                    await self._close_if_idle(entry)
+
     async def close(self) -> None:
         """Closes every model; nobody may be using one."""
         for entry in self._entries.values():
@@ -232,6 +247,7 @@ class Models:
                 await self._make_room(entry)
                 entry.opened = await entry.source.open(*parent)
             entry.goes_when_idle = False
+            entry.last_used_s = time.monotonic()
             took_s = time.monotonic() - started_s
             log.info("%s: loaded in %.1f s", entry.source.name, took_s)
             return entry.opened

@@ -36,3 +36,5 @@ class Settings:
     max_answer_s: float = 3600.0
     ping_s: float = 15.0
     drain_s: float = 30.0
+    unload_after_s: float | None = None
+    """Models unused for so long leave memory; None: when others need the room."""

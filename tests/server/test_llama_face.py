@@ -283,3 +283,47 @@ def test_bodies_have_llama_cpp_s_limits():
     assert CompletionBody(max_tokens=3).limit == 3
     assert CompletionBody(n_predict=0, max_tokens=3).limit == 0
     assert CompletionBody(logprobs=4).num_probs == 4
+
+
+def test_predictions_are_what_each_route_answers_alone(talk, tokenizer):
+    client = talk(ScriptedModel(), tokenizer=tokenizer, is_llama=True)
+    chat, text = {"messages": HELLO}, {"prompt": "ab", "n_predict": 2}
+    instances = [
+        {"@requestFormat": "chatCompletions", **chat},
+        {"@requestFormat": "/completion", **text},
+        {"@requestFormat": "completion", "prompt": 7.5},
+        {"@requestFormat": "chatCompletions", "stream": True, **chat},
+        {"@requestFormat": "metrics"},
+        {"messages": HELLO},
+    ]
+    answer = client.ask("/predict", {"instances": instances})
+    assert answer.status_code == 200, answer.text
+    first, second, *failed = answer.json()["predictions"]
+    alone = client.ask(CHAT, chat).json()
+    assert first["choices"] == alone["choices"] and first["usage"] == alone["usage"]
+    assert second["content"] == client.ask(PATH, text).json()["content"] == "Hello there"
+    params = ["prompt", "stream", "@requestFormat", "@requestFormat"]
+    assert [one["error"]["param"] for one in failed] == params
+    assert all(one["error"]["code"] == 400 for one in failed)
+
+
+@pytest.mark.parametrize("instances", [None, {}, [7], [{}] * 129])
+def test_predictions_need_a_list_of_objects(talk, instances):
+    answer = talk(ScriptedModel(), is_llama=True).ask("/predict", {"instances": instances})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].startswith("instances")
+
+
+def test_only_llama_server_predicts(talk):
+    assert talk(ScriptedModel()).ask("/predict", {"instances": []}).status_code == 404
+
+
+def test_a_glance_at_a_sleeping_model_does_not_wake_it(talk, tokenizer):
+    client = talk(ScriptedModel(), tokenizer=tokenizer, is_llama=True)
+    awake = client.ask("/props").json()
+    assert awake["is_sleeping"] is False
+    client.ask("/api/generate", {"model": "scripted", "keep_alive": 0})
+    for _ in range(2):
+        assert client.ask("/props").json() == {**awake, "is_sleeping": True}
+    assert client.ask(PATH, {"prompt": "a"}).status_code == 200
+    assert client.ask("/props").json() == awake

@@ -144,3 +144,26 @@ def test_removed_model_is_closed_and_one_in_use_stays():
         assert model.is_closed and models.listed() == []
 
     asyncio.run(play())
+
+
+def test_model_that_nobody_uses_leaves_memory_and_comes_back():
+    async def play() -> None:
+        a, b = ScriptedModel(name="a"), ScriptedModel(name="b")
+        models = Models([source_of(a), source_of(b)], budget_bytes=1000)
+        unloading = asyncio.ensure_future(models.unload_unused(0.01))
+        async with asyncio.timeout(60):
+            async with models.borrow("a"):
+                async with models.borrow("b"):
+                    pass
+                while states(models)["b"] == "ready":
+                    await asyncio.sleep(0.001)
+                assert b.is_closed and not a.is_closed and states(models)["a"] == "ready"
+            while states(models)["a"] == "ready":
+                await asyncio.sleep(0.001)
+        assert a.is_closed
+        async with models.borrow("a") as opened:
+            assert models.peek("a") is opened and models.peek("b") is None
+        unloading.cancel()
+        await models.close()
+
+    asyncio.run(play())
