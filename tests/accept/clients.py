@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scores import Score, of_checks, table
-from serving import BUILD, clean_environment, python_with, serving
+from scores import Score, of_checks, show
+from serving import BUILD, clean_environment, node_with, python_with, serving
 
 HERE = Path(__file__).parent
 PATIENCE_S = 900
@@ -61,28 +61,13 @@ def command_of(name: str) -> list[str | Path]:
     return ["node", shutil.copy(HERE / client.checks, folder)]
 
 
-def node_with(name: str, *packages: str) -> Path:
-    """A folder in build/accept with these packages of npm."""
-    folder = BUILD / name
-    done = folder / "installed.txt"
-    wanted = "\n".join(packages)
-    if not done.exists() or done.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "package.json").write_text('{"private": true, "type": "module"}')
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages]
-        subprocess.run(command, check=True, cwd=folder)
-        done.write_text(wanted)
-    return folder
-
-
 def run_client(name: str, url: str, model: str) -> Score:
     command = [*command_of(name), url, model]
     done = subprocess.run(
         command, env=clean_environment(), capture_output=True, text=True, timeout=PATIENCE_S
     )
     (BUILD / f"client-{name}.log").write_text(done.stdout + done.stderr)
-    return of_checks("clients", name, done.stdout)
+    return of_checks("clients", name, done)
 
 
 def scores(
@@ -104,9 +89,7 @@ def main() -> int:
     parser.add_argument("--url", help="of a server that runs (default: one is started)")
     parser.add_argument("--model", default="bobot", help="the name that is asked for")
     args = parser.parse_args()
-    found = list(scores(args.url, args.names, args.model))
-    print(table(found))
-    return 0 if all(score.is_fine for score in found) else 1
+    return show(scores(args.url, args.names, args.model))
 
 
 if __name__ == "__main__":

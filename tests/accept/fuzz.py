@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-from scores import Score, table
+from scores import Score, show
 from serving import BUILD, serving
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "server"))
@@ -58,7 +58,7 @@ def make(rng: random.Random) -> tuple[str, bytes]:
 
 
 def scores(number: int = 20_000, seed: int = 1) -> Iterator[Score]:
-    with serving("--context", "256") as server:
+    with serving("--context", "128") as server:
         statuses, broken = asyncio.run(fuzz(server.url, number, seed))
     (BUILD / "fuzz.log").write_text("\n".join(broken))
     note = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
@@ -66,11 +66,9 @@ def scores(number: int = 20_000, seed: int = 1) -> Iterator[Score]:
 
 
 def main() -> int:
-    given = [int(word) for word in sys.argv[1:]]
-    (score,) = scores(*given)
-    print(table([score]))
+    status = show(scores(*(int(word) for word in sys.argv[1:])))
     print(*(BUILD / "fuzz.log").read_text().splitlines()[:20], sep="\n")
-    return 0 if score.is_fine else 1
+    return status
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from scores import Score, table
-from serving import BUILD, ROOT
+from scores import Score, show
+from serving import BUILD, environment_with_bobot
 
 PROVIDERS = """export const PROVIDERS = {{ bobot: {{
   apiBaseUrl: "{url}/v1", apiKey: "none", apiType: ["responses", "chat"], modelName: "thinker",
@@ -48,8 +47,7 @@ def thinking() -> Iterator[str]:
     """The address of the server."""
     home = BUILD / "thinker"
     home.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "HOME": str(home)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = environment_with_bobot(home)
     command = [sys.executable, Path(__file__).with_name("thinking_server.py"), home]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout is not None
@@ -85,9 +83,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="compatibility-test of openai/gpt-oss")
     parser.add_argument("-k", dest="tries", type=int, default=1, help="tries of each case")
     args = parser.parse_args()
-    found = list(scores(args.folder, args.tries))
-    print(table(found))
-    return 0 if all(score.is_fine for score in found) else 1
+    return show(scores(args.folder, args.tries))
 
 
 if __name__ == "__main__":

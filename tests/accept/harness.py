@@ -10,15 +10,18 @@ the package registry.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
-import site
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
+from scores import Score, of_checks, show
 from serving import BUILD, ROOT, clean_environment, python_with, serving
 
 PACKAGES = ("lm-eval[api]==0.4.13", "accelerate")
@@ -78,19 +81,24 @@ def export(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
 
 
-def main() -> int:
-    python = python_with("harness", *PACKAGES, beside=site.getsitepackages()[0])
+def scores() -> Iterator[Score]:
+    # lm-eval runs beside the torch and transformers that this Python has.
+    beside = str(Path(torch.__file__).parents[1])
+    python = python_with("harness", *PACKAGES, beside=beside)
     model, tasks = BUILD / "exported", BUILD / "tasks"
     export(model)
     write_tasks(tasks)
     checks = Path(__file__).with_name("harness_checks.py")
+    environment = {**clean_environment(), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment |= {"TQDM_DISABLE": "1", "HF_HOME": str(BUILD / "hf")}
     with serving(str(model), name="harness-server") as server:
         command = [python, checks, server.url, model, tasks]
-        environment = {**clean_environment(), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        environment["TQDM_DISABLE"] = "1"
-        environment["HF_HOME"] = str(BUILD / "hf")
-        return subprocess.run(command, env=environment).returncode
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    (BUILD / "harness.log").write_text(done.stdout + done.stderr)
+    score = of_checks("lm-evaluation-harness 0.4.13", "served and direct", done)
+    worst = [line for line in done.stdout.splitlines() if line.startswith("largest")]
+    yield dataclasses.replace(score, note="; ".join([score.note, *worst]).strip("; "))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(show(scores()))

@@ -2,8 +2,8 @@
 
     python tests/accept/launch.py [TOOL ...]
 
-llm comes from PyPI; cn (Continue, 81 MB), codex and claude (400 MB each) from npm, where they are
-asked for by name. Each has to print an answer, and the server has to have seen its requests. The
+llm comes from PyPI; cn (Continue, 81 MB), codex and claude (400 MB each) from npm. Each has to
+print an answer, and the server has to have seen its requests. The
 model is exported with a longer context than it was trained for, since the first prompt of an agent
 has up to 20,000 tokens: that it is answered counts here, not what.
 """
@@ -15,9 +15,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from serving import BUILD, ROOT, Running, clean_environment, python_with, serving
+from scores import Score, show
+from serving import BUILD, ROOT, Running, environment_with_bobot, node_with, python_with, serving
 
 NPM = {
     "continue": "@continuedev/cli@1.5.47",
@@ -51,25 +53,17 @@ def folder_of(tool: str) -> Path:
     """Where its program lies, installed now if need be."""
     if tool == "llm":
         return python_with("llm", "llm==0.36").parent
-    folder = BUILD / "npm" / tool
-    if not (folder / "node_modules").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, NPM[tool]]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder / "node_modules" / ".bin"
+    return node_with(f"launch-{tool}", NPM[tool]) / "node_modules" / ".bin"
 
 
 def launch(server: Running, tool: str, *words: str) -> subprocess.CompletedProcess[str]:
     """With a home folder of its own."""
-    home = BUILD / "launch-home"
-    home.mkdir(parents=True, exist_ok=True)
-    environ = clean_environment() | {
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home / ".config"),
+    environ = environment_with_bobot(BUILD / "launch-home") | {
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "100",
         "PATH": os.pathsep.join([str(folder_of(tool)), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
+    home = Path(environ["HOME"])
+    home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "bobot", "launch", tool, "--url", server.url, *words]
     return subprocess.run(
         command,
@@ -102,17 +96,14 @@ def check(server: Running, tool: str) -> str:
     return f"{num_tokens} tokens answered with {' '.join(done.stdout.split())[:60]!r}"
 
 
-def main(chosen: list[str]) -> int:
-    failed = 0
+def scores(tools: tuple[str, ...] = tuple(WORDS)) -> Iterator[Score]:
     with serving(str(long_model()), name="launch-server") as server:
-        for tool in chosen or ["llm"]:
+        for tool in tools:
             try:
-                print(f"{tool}: {check(server, tool)}")
+                yield Score("launch", tool, 1, 1, note=check(server, tool))
             except (AssertionError, subprocess.SubprocessError) as error:
-                failed += 1
-                print(f"{tool}: FAILED {error}")
-    return min(failed, 1)
+                yield Score("launch", tool, 0, 1, note=" ".join(str(error).split())[-300:])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(show(scores(tuple(sys.argv[1:]) or tuple(WORDS))))

@@ -21,6 +21,13 @@ ALONE = {
 }  # fmt: skip
 """Flags without a value that ask for what bobot always does, or for how it does it."""
 DEFAULTS = {"--temp": "temperature", "--seed": "seed", "--n-predict": "max_tokens"}
+NAMES = {
+    "--port": "--port",
+    "--host": "--host",
+    "--api-key": "--api-key",
+    "--sleep-idle-seconds": "--unload-after",
+}
+"""Flags whose value bobot takes as it is, under its own name."""
 PASSED_OVER = {"--batch-size", "--ubatch-size", "--threads", "-fa", "--cache-ram"}
 """Flags with a value that change how an answer is computed, not what it is."""
 TEMPLATES = {
@@ -107,9 +114,9 @@ def words_for_bobot(flags: dict[str, str]) -> list[str]:
     if "--verbose" in flags:
         words.append("--show-prompt")
         del flags["--verbose"]
-    for flag in ("--port", "--host", "--api-key"):
+    for flag, ours in NAMES.items():
         if flag in flags:
-            words += [flag, flags.pop(flag)]
+            words += [ours, flags.pop(flag)]
     origins = flags.pop("--cors-origins", "*")
     if origins != "localhost":
         words += ["--allow-origin", origins]

@@ -37,7 +37,7 @@ class Checks:
     num_good: int = 0
 
     def check(self, name: str, is_good: object, detail: object = "") -> None:
-        print(f"{'ok  ' if is_good else 'FAIL'} {name} {detail}", flush=True)
+        print(f"{'pass' if is_good else 'FAIL'} {name} {detail}", flush=True)
         if is_good:
             self.num_good += 1
         else:

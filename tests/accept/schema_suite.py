@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openai_spec import cut
-from scores import Score, table
+from scores import Score, show
 from serving import BUILD, clean_environment, python_with, serving
 
 PACKAGES = ("schemathesis==4.32.5",)
@@ -85,9 +85,7 @@ def main() -> int:
     parser.add_argument("--url", help="of a server that runs (default: one is started)")
     parser.add_argument("--fuzz", type=int, default=0, help="bodies of each operation, instead")
     args = parser.parse_args()
-    found = list(scores(args.spec, args.url, args.fuzz))
-    print(table(found))
-    return 0 if all(score.is_fine for score in found) else 1
+    return show(scores(args.spec, args.url, args.fuzz))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+WIDTH = 80
+"""Letters of a failure that are shown."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,28 @@ def table(scores: Iterable[Score]) -> str:
     return "\n".join(lines)
 
 
+def show(scores: Iterable[Score], *, is_json: bool = False) -> int:
+    """Prints them, each as it comes to stderr and all at the end; returns the exit status."""
+    found: list[Score] = []
+    for score in scores:
+        found.append(score)
+        told = f"{score.suite}, {score.part}: {score.passed} of {score.total}"
+        print(told, file=sys.stderr, flush=True)
+    print(as_json(found) if is_json else table(found))
+    return 0 if all(score.is_fine for score in found) else 1
+
+
 def as_json(scores: Iterable[Score]) -> str:
     return json.dumps([{**dataclasses.asdict(s), "is_fine": s.is_fine} for s in scores], indent=1)
 
 
-def of_checks(suite: str, part: str, output: str, least: int | None = None) -> Score:
-    """From the output of checks: lines that begin with "pass" or "FAIL"."""
-    lines = output.splitlines()
+def of_checks(suite: str, part: str, done: subprocess.CompletedProcess[str]) -> Score:
+    """From a program's lines that begin with "pass" or "FAIL"; its status tells whether it came to
+    its end.
+    """
+    lines = done.stdout.splitlines()
     passed = sum(line.startswith("pass ") for line in lines)
-    failed = [line.split()[1] for line in lines if line.startswith("FAIL ")]
-    return Score(suite, part, passed, passed + len(failed), least, ", ".join(failed))
+    failed = [line[5 : 5 + WIDTH] for line in lines if line.startswith("FAIL ")]
+    if done.returncode and not failed:
+        failed = [f"ended with status {done.returncode}"]
+    return Score(suite, part, passed, passed + len(failed), note=", ".join(failed))

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scores import Score, table
+from scores import Score, show
 from serving import BUILD, clean_environment, python_with, serving
 
 OPENAI, ANTHROPIC = "3.54.0", "2.12.0"
@@ -95,9 +95,7 @@ def _scores(python: Path, url: str) -> Iterator[Score]:
 
 
 def main() -> int:
-    found = list(scores(sys.argv[1] if len(sys.argv) > 1 else None))
-    print(table(found))
-    return 0 if all(score.is_fine for score in found) else 1
+    return show(scores(sys.argv[1] if len(sys.argv) > 1 else None))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -30,9 +31,7 @@ def serving(*words: str, name: str = "server") -> Iterator[Running]:
     """The server with folders of its own, on a free port; it has to end with status 0."""
     home = BUILD / name
     home.mkdir(parents=True, exist_ok=True)
-    names = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")
-    environment = {**os.environ, **{variable: str(home / variable) for variable in names}}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = environment_with_bobot(home)
     log = home / "log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -59,6 +58,14 @@ def serving(*words: str, name: str = "server") -> Iterator[Running]:
     assert status == 0, f"the server ended with {status}: {log.read_text()[-2000:]}"
 
 
+def environment_with_bobot(home: Path) -> dict[str, str]:
+    """This one with the folders of `home` for all that bobot keeps, and this checkout's bobot."""
+    names = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME")
+    folders = {name: str(home / name) for name in names}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, **folders, "PYTHONPATH": path}
+
+
 def clean_environment() -> dict[str, str]:
     """This one, without packages of another Python."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -81,6 +88,21 @@ def python_with(name: str, *packages: str, beside: str | None = None) -> Path:
         subprocess.run(command, check=True, env=clean_environment())
         done.write_text(wanted)
     return python
+
+
+def node_with(name: str, *packages: str) -> Path:
+    """A folder in build/accept with these packages of npm."""
+    folder = BUILD / name
+    done = folder / "installed.txt"
+    wanted = "\n".join(packages)
+    if not done.exists() or done.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}')
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages]
+        subprocess.run(command, check=True, cwd=folder)
+        done.write_text(wanted)
+    return folder
 
 
 def _installer() -> Path:

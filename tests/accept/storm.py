@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-from scores import Score
+from scores import Score, show
 from serving import Running, serving
 
 NUM_QUESTIONS = 24
@@ -88,7 +88,8 @@ async def metric(client: httpx2.AsyncClient, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
 
 
-async def storm(server: Running, num_clients: int, seconds: float) -> bool:
+async def storm(server: Running, num_clients: int, seconds: float) -> tuple[bool, str]:
+    """(whether all was right, what was counted)."""
     limits = httpx2.Limits(max_connections=num_clients, max_keepalive_connections=num_clients)
     counts: Counter[str] = Counter()
     async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as client:
@@ -115,13 +116,12 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         memory_after, files_after = resources(server)
         blocks_after = await metric(client, "bobot_engine_num_free_blocks")
         again = await client.post("/v1/chat/completions", json=question(0))
-    print(dict(sorted(counts.items())))
-    print(f"memory {memory_before:.0f} -> {memory_after:.0f} MiB", [round(size) for size in trend])
-    print(f"free blocks {blocks_before:.0f} -> {blocks_after:.0f}")
-    print(f"files {files_before} -> {files_after}")
+    told = f"{dict(sorted(counts.items()))}, free blocks {blocks_before:.0f} -> {blocks_after:.0f}"
+    told += f", {memory_before:.0f} -> {memory_after:.0f} MiB {[round(size) for size in trend]}"
+    told += f", files {files_before} -> {files_after}"
     is_right = again.json()["choices"][0]["message"]["content"] == expected[0]
     is_clean = not any(name.isupper() or name.startswith("LOST") for name in counts)
-    return (
+    is_fine = (
         is_right
         and is_clean
         and counts["right"] > 0
@@ -129,12 +129,13 @@ async def storm(server: Running, num_clients: int, seconds: float) -> bool:
         and memory_after < memory_before * (1 + MAX_GROWTH)
         and files_after <= files_before
     )
+    return is_fine, told
 
 
 def scores(num_clients: int = 200, minutes: float = 10) -> Iterator[Score]:
     with serving("--max-queue", "512", name="storm") as server:
-        is_fine = asyncio.run(storm(server, num_clients, 60 * minutes))
-    yield Score("storm", f"{num_clients} connections, {minutes:g} min", int(is_fine), 1)
+        is_fine, told = asyncio.run(storm(server, num_clients, 60 * minutes))
+    yield Score("storm", f"{num_clients} connections, {minutes:g} min", int(is_fine), 1, note=told)
 
 
 def main() -> int:
@@ -142,9 +143,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=10)
     args = parser.parse_args()
-    (score,) = scores(args.clients, args.minutes)
-    print("fine" if score.is_fine else "NOT fine")
-    return 0 if score.is_fine else 1
+    return show(scores(args.clients, args.minutes))
 
 
 if __name__ == "__main__":
