@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 
-from bobot.chat.protocol import AnswerError, OverloadedError
+from bobot.chat.protocol import AnswerError, OverloadedError, PromptRead
 from bobot.engine import Engine, SamplingParams, TokenOutput
 from bobot.engine.constraint import Constraint
 from bobot.engine.prompt_rows import PromptReader
@@ -35,6 +35,9 @@ class ServiceLimits:
     """How long one may wait."""
 
 
+Arrived = Sequence[TokenOutput | PromptRead] | Exception
+
+
 @dataclass(eq=False)
 class Job:
     """One request to the engine, and the way back to the task that waits for it."""
@@ -46,14 +49,16 @@ class Job:
     prompt_reader: PromptReader | None = None
     adapter: Adapter | None = None
     is_private: bool = False
+    reports_progress: bool = False
+    """After each step that reads of its prompt, a PromptRead arrives."""
     posted_s: float = field(default_factory=time.monotonic)
     request_id: int | None = None
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _arrived: deque[list[TokenOutput] | Exception] = field(default_factory=deque)
+    _arrived: deque[Arrived] = field(default_factory=deque)
 
-    async def outputs(self) -> list[TokenOutput]:
-        """The tokens of the next step that had some."""
+    async def outputs(self) -> Sequence[TokenOutput | PromptRead]:
+        """What the next step brought that had something for it."""
         while not self._arrived:
             self._wake.clear()
             await self._wake.wait()
@@ -62,13 +67,13 @@ class Job:
             raise arrived
         return arrived
 
-    def arrive(self, outputs: list[TokenOutput] | Exception) -> None:
+    def arrive(self, outputs: Arrived) -> None:
         """To be called in the job's own event loop."""
         self._arrived.append(outputs)
         self._wake.set()
 
 
-Delivery = tuple[Job, "list[TokenOutput] | Exception"]
+Delivery = tuple[Job, Arrived]
 
 
 class EngineLoop:
@@ -220,11 +225,23 @@ class EngineLoop:
         for output in outputs:
             found.setdefault(output.request_id, []).append(output)
             self._waiting.pop(output.request_id, None)
-        deliveries: list[Delivery] = [(self._jobs[i], outputs) for i, outputs in found.items()]
+        deliveries = self._progress()
+        deliveries += [(self._jobs[i], outputs) for i, outputs in found.items()]
         for request_id in found:
             if not self.engine.is_unfinished(request_id):
                 self._count_end(self._jobs.pop(request_id))
         return deliveries
+
+    def _progress(self) -> list[Delivery]:
+        """How far the prompts are that are not read to their end yet."""
+        found: list[Delivery] = []
+        for request_id, job in self._jobs.items():
+            read = self.engine.prompt_read(request_id) if job.reports_progress else None
+            if read is not None:
+                cached, processed = read
+                job.reports_progress = processed < len(job.prompt_ids)
+                found.append((job, [PromptRead(len(job.prompt_ids), cached, processed)]))
+        return found
 
     def _fail_running(self, error: Exception) -> None:
         """A step has failed: so have the jobs that took part in it, and no other."""

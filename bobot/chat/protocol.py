@@ -58,6 +58,8 @@ class ChatRequest:
     begins_with_bos: bool = False
     """The prompt begins with the beginning token of plain texts also where the chat template does
     not write it, as llama.cpp's prompts do."""
+    reports_progress: bool = False
+    """How far the prompt is read is told as it is (PromptRead), where the model knows."""
     is_private: bool = False
     """Never leaves this machine."""
 
@@ -73,6 +75,8 @@ class TextRequest:
     suffix: str = ""
     prompt_logprobs: int | None = None
     """Log-probabilities of the prompt's own tokens, and of so many most likely in their place."""
+    reports_progress: bool = False
+    """How far the prompt is read is told as it is (PromptRead), where the model knows."""
     is_private: bool = False
     """Never leaves this machine."""
 
@@ -97,6 +101,17 @@ class Started:
     """None where a host does not say."""
     model: str
     """The model that answers, by its own name."""
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """How far the prompt has been read, in tokens: one event for each step where wanted."""
+
+    total: int
+    cached: int
+    """Found in the prefix cache."""
+    processed: int
+    """Those and the ones computed since; the first event comes before any of them."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,7 @@ class Usage:
     """Seconds from the first token to the last."""
 
 
-Event = Started | PromptScored | Delta | Finished | Usage
+Event = Started | PromptRead | PromptScored | Delta | Finished | Usage
 
 
 class ChatModel(Protocol):

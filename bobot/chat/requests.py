@@ -48,6 +48,7 @@ class Work:
     """The parts of the grammar, each with the parameter that it comes from."""
     opens_text: bool = False
     """The answer goes on with no text: see Detokenizer."""
+    reports_progress: bool = False
 
 
 def chat_work(model: LocalModel, request: ChatRequest) -> Work:
@@ -97,8 +98,16 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
         for tool in tools:
             number = names.index(tool["function"]["name"])
             parts += ((f"tools[{number}].function.parameters", arguments_rule(tool)),)
-    opens_text = not request.continues_last
-    return Work(ids, params, parser, request.stop, grammar, parts, opens_text)
+    return Work(
+        ids,
+        params,
+        parser,
+        request.stop,
+        grammar,
+        parts,
+        opens_text=not request.continues_last,
+        reports_progress=request.reports_progress,
+    )
 
 
 def text_work(model: LocalModel, request: TextRequest) -> Work:
@@ -144,7 +153,15 @@ def text_work(model: LocalModel, request: TextRequest) -> Work:
         return PlainText(None if tokenizer is None else Detokenizer(tokenizer, opens_text=False))
 
     grammar = None if rule is None else grammars.grammar_for([rule], "start: @rule_0")
-    return Work(ids, None if only_reads else params, parser, request.stop, grammar, parts)
+    return Work(
+        ids,
+        None if only_reads else params,
+        parser,
+        request.stop,
+        grammar,
+        parts,
+        reports_progress=request.reports_progress,
+    )
 
 
 def sampling_params(sampling: Mapping[str, Any]) -> SamplingParams:

@@ -27,6 +27,7 @@ from bobot.chat.protocol import (
     Event,
     Finished,
     ParameterError,
+    PromptRead,
     PromptScored,
     Started,
     TextRequest,
@@ -140,9 +141,10 @@ class LocalService:
             reader,
             adapter=self.adapter,
             is_private=is_private,
+            reports_progress=work.reports_progress,
         )
         self.loop.post(job)
-        answers = _Answers(self.model, readers, job, opens_text=work.opens_text)
+        answers = _Answers(self.model, readers, job, work)
         try:
             yield Started(tuple(work.prompt_ids), self.name)
             while not answers.are_finished:
@@ -211,8 +213,10 @@ class LocalService:
             return ids
 
 
-def _checked(output: TokenOutput, *_: TokenOutput) -> TokenOutput:
-    if output.error is not None:
+def _checked(
+    output: TokenOutput | PromptRead, *_: TokenOutput | PromptRead
+) -> TokenOutput | PromptRead:
+    if isinstance(output, TokenOutput) and output.error is not None:
         raise AnswerError("{problem}", problem=str(output.error)) from output.error
     return output
 
@@ -230,15 +234,16 @@ class _Waiting:
 class _Answers:
     """The events of one request, from the outputs of the engine."""
 
-    def __init__(
-        self, model: LocalModel, readers: list[TokenReader], job: Job, *, opens_text: bool
-    ) -> None:
+    def __init__(self, model: LocalModel, readers: list[TokenReader], job: Job, work: Work) -> None:
         self._tokenizer = model.tokenizer
         self._readers = readers
         self._job = job
-        self._waiting = [_Waiting(opens_text=opens_text) for _ in readers]
+        self._waiting = [_Waiting(opens_text=work.opens_text) for _ in readers]
         self._is_scored = not isinstance(job.prompt_reader, PromptScores)
         self._num_tokens = self._num_reasoning = self._num_cached = 0
+        self._reports_progress = work.reports_progress
+        self._num_read: int | None = None
+        """Of the prompt, as told."""
         self._first_s: float | None = None
         self._last_s = 0.0
 
@@ -246,7 +251,24 @@ class _Answers:
     def are_finished(self) -> bool:
         return all(reader.is_finished for reader in self._readers)
 
-    def events(self, output: TokenOutput) -> Iterator[Event]:
+    def events(self, output: TokenOutput | PromptRead) -> Iterator[Event]:
+        if isinstance(output, PromptRead):
+            yield from self._read(output)
+        else:
+            yield from self._events(output)
+
+    def _read(self, read: PromptRead) -> Iterator[PromptRead]:
+        if self._num_read is None:
+            self._num_read = read.cached
+            yield replace(read, processed=read.cached)
+        if read.processed > self._num_read:
+            self._num_read = read.processed
+            yield read
+
+    def _events(self, output: TokenOutput) -> Iterator[Event]:
+        if self._first_s is None and self._reports_progress:
+            total = output.num_prompt_tokens
+            yield from self._read(PromptRead(total, output.num_cached_tokens, total))
         self._last_s = time.monotonic()
         if self._first_s is None:
             self._first_s = self._last_s

@@ -147,6 +147,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--parallel", type=int, default=16, metavar="N", help=tr("answers at once (default: 16)")
     )
     parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=512,
+        metavar="N",
+        help=tr("tokens computed in one step, of all answers together (default: 512)"),
+    )
+    parser.add_argument(
         "--context", type=int, metavar="N", help=tr("tokens of a conversation, at most")
     )
     parser.add_argument(
@@ -200,7 +207,11 @@ def run(args: argparse.Namespace) -> int:
         prefix_gib = PREFIX_CACHE_GIB if is_open else 0.0
     limits = settings_of(args, needs_key=not is_open or bool(given))
     shelf = library.Library(
-        EngineConfig(max_model_len=args.context, max_num_seqs=args.parallel),
+        EngineConfig(
+            max_model_len=args.context,
+            max_num_seqs=args.parallel,
+            max_num_batched_tokens=args.batch_size,
+        ),
         ServiceLimits(max_queue=args.max_queue),
         int(prefix_gib * GIB),
         args.activations,
@@ -264,6 +275,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--max-queue is {found}; allowed: 1 or more.", found=args.max_queue)
     if args.parallel < 1:
         raise UsageError("--parallel is {found}; allowed: 1 or more.", found=args.parallel)
+    if args.batch_size < args.parallel:
+        raise UsageError(
+            "--batch-size is {found}; allowed: {allowed} (as --parallel) or more.",
+            found=args.batch_size,
+            allowed=args.parallel,
+        )
     if args.drain_seconds < 0:
         raise UsageError(
             "--drain-seconds is {found}; allowed: 0 or more.", found=args.drain_seconds

@@ -187,6 +187,17 @@ class Engine:
         """Requests that take part in the steps now; the others wait."""
         return {sequence.request.request_id for sequence in self.scheduler.running}
 
+    def prompt_read(self, request_id: int) -> tuple[int, int] | None:
+        """Of the prompt, tokens that the prefix cache had, and all whose keys and values are there;
+        None before the request's first step and after its last."""
+        request = self._requests.get(request_id)
+        first = request.sequences[0] if request else None
+        if first is None or first.num_cached_tokens is None:
+            return None
+        return first.num_cached_tokens, min(
+            first.num_computed_tokens, len(first.request.prompt_ids)
+        )
+
     def is_unfinished(self, request_id: int) -> bool:
         return request_id in self._requests
 

@@ -8,7 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from bobot.chat.protocol import Delta, Event, Finished, Started, TokenLogprob, Usage
+from bobot.chat.protocol import (
+    Delta,
+    Event,
+    Finished,
+    PromptRead,
+    Started,
+    TokenLogprob,
+    Usage,
+)
 from bobot.server.llama_fields import Plan, shown
 from bobot.server.openai_chat_answer import finite
 from bobot.server.timings import Clock, timings
@@ -47,6 +55,9 @@ class CompletionWriter:
         self._clocks[number].add(event)
         if isinstance(event, Started):
             self._model, self._prompts[number] = event.model, event.prompt_ids or ()
+        elif isinstance(event, PromptRead):
+            chunk = self._chunk(number, 0)
+            yield {**chunk, "prompt_progress": self._clocks[number].progress(event)}
         elif isinstance(event, Delta):
             answer = self._answer(number, event.index)
             entries = [self._entry(entry) for entry in event.logprobs]
@@ -54,7 +65,7 @@ class CompletionWriter:
             answer.ids += event.token_ids
             answer.probabilities += entries
             if event.token_ids or event.part.text:
-                yield self._chunk(number, event, entries)
+                yield self._chunk(number, event.index, event, entries)
         elif isinstance(event, Finished):
             self._answer(number, event.index).finished = event
         elif isinstance(event, Usage):
@@ -77,19 +88,25 @@ class CompletionWriter:
     def _index(self, number: int, index: int) -> int:
         return number * self._plan.num_answers + index
 
-    def _chunk(self, number: int, event: Delta, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        answer = self._answer(number, event.index)
+    def _chunk(
+        self,
+        number: int,
+        index: int,
+        event: Delta | None = None,
+        entries: Iterable[dict[str, Any]] = (),
+    ) -> dict[str, Any]:
+        answer = self._answer(number, index)
         chunk: dict[str, Any] = {
-            "index": self._index(number, event.index),
-            "content": event.part.text,
-            "tokens": list(event.token_ids),
+            "index": self._index(number, index),
+            "content": event.part.text if event else "",
+            "tokens": list(event.token_ids) if event else [],
             "stop": False,
             "id_slot": NO_SLOT,
             "tokens_predicted": len(answer.ids),
             "tokens_evaluated": len(self._prompts.get(number, ())),
         }
         if entries:
-            chunk["completion_probabilities"] = entries
+            chunk["completion_probabilities"] = list(entries)
         if self._plan.body.timings_per_token:
             chunk["timings"] = self._clocks[number].timings()
         return chunk

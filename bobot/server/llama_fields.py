@@ -95,7 +95,14 @@ def plan(
     form = format_of(body)
     scores = 0 if sampling["max_tokens"] == 0 else None
     requests = tuple(
-        TextRequest(prompt=ids, sampling=sampling, stop=stop, format=form, prompt_logprobs=scores)
+        TextRequest(
+            prompt=ids,
+            sampling=sampling,
+            stop=stop,
+            format=form,
+            prompt_logprobs=scores,
+            reports_progress=bool(body.stream and body.return_progress),
+        )
         for ids in prompts
     )
     settings = _settings(body, sampling, stop, tokenizer)

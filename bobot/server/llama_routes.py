@@ -71,8 +71,6 @@ class LlamaServer:
     def __init__(self, runner: Runner, settings: Settings) -> None:
         self._runner = runner
         self._settings = settings
-        self._props: dict[str, dict[str, Any]] = {}
-        """Of models that were in memory, as they were last seen."""
 
     async def complete(self, call: Call) -> Reply | Stream:
         body = decode(call.body, CompletionBody)
@@ -162,32 +160,28 @@ class LlamaServer:
         """Asking loads a model that was never in memory, and wakes none that has left it."""
         models = self._runner.models
         name = models.name_of(call.query.get("model"))
-        opened = models.peek(name)
-        if opened is not None:
-            self._props[name] = self._props_of(name, opened)
-        elif name not in self._props:
-            async with models.borrow(name) as opened:
-                self._props[name] = self._props_of(name, opened)
-        return Reply({**self._props[name], "is_sleeping": models.peek(name) is None})
-
-    def _props_of(self, name: str, opened: Opened) -> dict[str, Any]:
-        facts = self._runner.models.describe(name).facts
+        while (seen := models.seen(name)) is None:
+            async with models.borrow(name):
+                pass
+        listed = models.describe(name)
         sampling = {**DEFAULTS, **self._settings.defaults}
         limit = sampling.get("max_tokens", -1)
-        return {
+        found = {
             "default_generation_settings": {
                 "id": 0,
-                "n_ctx": opened.model.max_model_len,
+                "n_ctx": seen.context,
                 "is_processing": False,
                 "params": {**settings_of(sampling), "n_predict": limit, "max_tokens": limit},
             },
-            "total_slots": opened.num_slots,
-            "model_alias": opened.model.name,
-            "model_path": Path(facts.path or "").name,
-            "chat_template": opened.tokenizer.chat_template or "" if opened.tokenizer else "",
+            "total_slots": seen.num_slots,
+            "model_alias": name,
+            "model_path": Path(listed.facts.path or "").name,
+            "chat_template": seen.chat_template,
             "modalities": {"vision": False, "audio": False},
             "build_info": FINGERPRINT,
+            "is_sleeping": listed.state == "absent",
         }
+        return Reply(found)
 
     async def slots(self, call: Call) -> Reply:
         """A slot is a place in the batch; which of them are taken means nothing, how many does."""

@@ -23,7 +23,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "lora": ([],),
     "samplers": (),
     "grammar_lazy": (False,),
-    "return_progress": (False,),
 }
 """Name -> values that ask for nothing. The other numbers of these samplers (dry_base ...) mean
 nothing without them."""

@@ -73,6 +73,15 @@ class Source:
     """Given its parent, opened, where it has one; the parent stays open as long as it."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is remembered of a model that was in memory."""
+
+    context: int | None
+    num_slots: int | None
+    chat_template: str
+
+
 State = Literal["absent", "loading", "ready"]
 
 
@@ -80,6 +89,7 @@ class _Entry:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.opened: Opened | None = None
+        self.seen: Seen | None = None
         self.opening: asyncio.Task[Opened] | None = None
         self.num_bytes = 0
         self.num_borrowers = 0
@@ -209,10 +219,9 @@ class Models:
         entry.goes_when_idle = True
         await self._close_if_idle(entry)
 
-    def peek(self, asked: str | None) -> Opened | None:
-        """The model if it is in memory, which does not count as a use; for a glance, as it may go
-        at the next await."""
-        return self._entries[self.name_of(asked)].opened
+    def seen(self, asked: str | None) -> Seen | None:
+        """What is known of a model since it was in memory; None before. Asking is no use of it."""
+        return self._entries[self.name_of(asked)].seen
 
     async def unload_unused(self, after_s: float) -> None:
         """Takes out of memory what nobody has used for so long, until it is cancelled."""
@@ -248,6 +257,7 @@ class Models:
                 entry.opened = await entry.source.open(*parent)
             entry.goes_when_idle = False
             entry.last_used_s = time.monotonic()
+            entry.seen = _seen(entry.opened)
             took_s = time.monotonic() - started_s
             log.info("%s: loaded in %.1f s", entry.source.name, took_s)
             return entry.opened
@@ -306,6 +316,11 @@ class Models:
         for name, opened in closing:
             await opened.model.close()
             log.info("%s: unloaded", name)
+
+
+def _seen(opened: Opened) -> Seen:
+    template = opened.tokenizer.chat_template if opened.tokenizer else None
+    return Seen(opened.model.max_model_len, opened.num_slots, template or "")
 
 
 def as_meta(facts: Facts) -> dict[str, Any]:

@@ -167,6 +167,7 @@ def chat_request(body: ChatBody, *, lenient: bool = False, is_llama: bool = Fals
         template_options=body.chat_template_kwargs or {},
         continues_last=_continues_last(body, messages, is_llama=is_llama),
         begins_with_bos=is_llama,
+        reports_progress=bool(body.stream and body.return_progress),
     )
 
 

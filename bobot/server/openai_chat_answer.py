@@ -14,6 +14,7 @@ from bobot.chat.protocol import (
     Delta,
     Event,
     Finished,
+    PromptRead,
     PromptScored,
     Started,
     TokenLogprob,
@@ -153,14 +154,18 @@ class _ChunkWriter:
             }
             self._prompt_ids = event.prompt_ids
             yield from self._begin(0)
+        elif isinstance(event, PromptRead):
+            chunk = self._chunk(0, {}, with_timings=True)
+            yield {**chunk, "prompt_progress": self._clock.progress(event)}
         elif isinstance(event, Delta):
             yield from self._begin(event.index)
             delta = self._delta(self._progress[event.index], event.part)
             if delta or event.logprobs or (event.token_ids and self._form.shows_ids):
-                yield self._chunk(event.index, delta, event=event)
+                yield self._chunk(event.index, delta, event=event, with_timings=True)
         elif isinstance(event, Finished):
             yield from self._begin(event.index)
-            yield self._chunk(event.index, {}, reason=_reason(event.reason, self._form))
+            reason = _reason(event.reason, self._form)
+            yield self._chunk(event.index, {}, reason=reason, with_timings=True)
         elif isinstance(event, Usage) and self._form.includes_usage:
             yield {
                 **self._head,
@@ -188,6 +193,7 @@ class _ChunkWriter:
         *,
         reason: str | None = None,
         event: Delta | None = None,
+        with_timings: bool = False,
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "index": index,
@@ -200,7 +206,7 @@ class _ChunkWriter:
         if event is not None and self._form.shows_ids:
             choice["token_ids"] = list(event.token_ids)
         more: dict[str, Any] = {"usage": None} if self._form.includes_usage else {}
-        if self._form.shows_timings and (event is not None or reason is not None):
+        if self._form.shows_timings and with_timings:
             more["timings"] = self._clock.timings()
         return {**self._head, "choices": [choice], **more}
 

@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 MAX_PROMPTS = 2048
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {"suffix": ("",), "return_progress": (False,)}
 
 Prompt = str | tuple[int, ...]
 

@@ -276,7 +276,7 @@ class Gathered:
         elif isinstance(event, Finished):
             answer = self._answer(event.index)
             answer.reason, answer.stop = event.reason, event.stop
-        else:
+        elif isinstance(event, Usage):
             self.usage = event
 
     def _answer(self, index: int) -> Answer:

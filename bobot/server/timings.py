@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bobot.chat.protocol import Delta, Event, Started, Usage
+from bobot.chat.protocol import Delta, Event, PromptRead, Started, Usage
 
 
 def timings(usage: Usage) -> dict[str, Any]:
@@ -34,11 +34,16 @@ class Clock:
     def __init__(self) -> None:
         self._started_s = self._first_s = self._last_s = time.monotonic()
         self._num_prompt = self._num_tokens = 0
+        self._read: PromptRead | None = None
 
     def add(self, event: Event) -> None:
         if isinstance(event, Started):
             self._started_s = time.monotonic()
             self._num_prompt = len(event.prompt_ids or ())
+        elif isinstance(event, PromptRead):
+            is_first = event.processed == event.cached
+            self._read = event
+            self._first_s = self._last_s = self._started_s if is_first else time.monotonic()
         elif isinstance(event, Delta):
             self._last_s = time.monotonic()
             if not self._num_tokens:
@@ -46,11 +51,22 @@ class Clock:
             self._num_tokens += len(event.token_ids)
 
     def timings(self) -> dict[str, Any]:
-        """In llama.cpp's words; how many tokens the cache held is known at the end only."""
+        """In llama.cpp's words; how many tokens the cache held is known at the end only, or where
+        the reading of the prompt is told."""
+        read = self._read
         usage = Usage(
-            prompt_tokens=self._num_prompt,
+            prompt_tokens=self._num_prompt if read is None else read.processed - read.cached,
             completion_tokens=self._num_tokens,
             prompt_s=self._first_s - self._started_s,
             completion_s=self._last_s - self._first_s,
         )
         return {name: value for name, value in timings(usage).items() if name != "cache_n"}
+
+    def progress(self, read: PromptRead) -> dict[str, Any]:
+        """llama.cpp's prompt_progress."""
+        return {
+            "total": read.total,
+            "cache": read.cached,
+            "processed": read.processed,
+            "time_ms": 1000 * (self._first_s - self._started_s),
+        }

@@ -30,6 +30,8 @@ import sdk_suites
 import storm
 from scores import Score, show
 
+STORIES = "--stories stories260K.gguf"
+
 
 class Suite(NamedTuple):
     run: Callable[[], Iterator[Score]]
@@ -49,9 +51,10 @@ def suites(args: argparse.Namespace) -> dict[str, Suite]:
         ),
         "harness": Suite(harness.scores),
         "llama": Suite(llama_suite.scores),
-        "llama-real": Suite(
-            lambda: llama_suite.scores(stories), "" if stories else "--stories stories260K.gguf"
+        "llama-random": Suite(
+            lambda: llama_suite.scores(stories, is_random=True), "" if stories else STORIES
         ),
+        "llama-real": Suite(lambda: llama_suite.scores(stories), "" if stories else STORIES),
         "launch": Suite(launch.scores),
         "page": Suite(
             lambda: page_suite.scores(args.chromium), "" if args.chromium else "--chromium PATH"

@@ -25,10 +25,11 @@ NAMES = {
     "--port": "--port",
     "--host": "--host",
     "--api-key": "--api-key",
+    "--batch-size": "--batch-size",
     "--sleep-idle-seconds": "--unload-after",
 }
 """Flags whose value bobot takes as it is, under its own name."""
-PASSED_OVER = {"--batch-size", "--ubatch-size", "--threads", "-fa", "--cache-ram"}
+PASSED_OVER = {"--ubatch-size", "--threads", "-fa", "--cache-ram"}
 """Flags with a value that change how an answer is computed, not what it is."""
 TEMPLATES = {
     "chatml": "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\n' +"

@@ -14,13 +14,10 @@ CONTEXT = 8192
 SIZE, FFN, LAYERS, HEADS, KV_HEADS = 64, 172, 5, 8, 4
 
 
-def random_model(llama: Path, path: Path) -> None:
-    """The form of stories260K with the vocabulary of Llama 2 and random weights.
-
-    `llama`: llama.cpp's sources, which have the vocabulary.
-    """
-    vocabulary = read_header(llama / "models" / "ggml-vocab-llama-spm.gguf").metadata
-    metadata = {key: value for key, value in vocabulary.items() if key.startswith("tokenizer.")}
+def random_model(vocabulary: Path, path: Path) -> None:
+    """The form of stories260K with random weights, and the vocabulary of a GGUF."""
+    header = read_header(vocabulary).metadata
+    metadata = {key: value for key, value in header.items() if key.startswith("tokenizer.")}
     metadata |= {
         "general.architecture": "llama",
         "llama.context_length": CONTEXT,
@@ -48,7 +45,7 @@ def random_model(llama: Path, path: Path) -> None:
     tensors = {
         name: torch.ones(shape)
         if len(shape) == 1
-        else torch.randn(shape, generator=rng) * (1.0 if "embd" in name else 0.125)
+        else torch.randn(shape, generator=rng) * (0.25 if "embd" in name else 0.125)
         for name, shape in shapes.items()
     }
     write_gguf(path, metadata, tensors)

@@ -78,6 +78,7 @@ def cut(spec: dict[str, Any], response_ids: tuple[str, str]) -> dict[str, Any]:
     for path, methods in spec["paths"].items():
         for method, operation in methods.items():
             identity = deleted if method == "delete" else got
+            _frame(operation)
             _know(operation, {"model": "bobot", "response_id": identity})
             if (path, method) == ("/responses/{response_id}", "delete"):
                 del operation["responses"]["404"]
@@ -102,6 +103,21 @@ def _keep(schema: dict[str, Any], kinds: set[str]) -> None:
                 for kind in schema[union]
                 if "$ref" not in kind or kind["$ref"].rsplit("/", 1)[-1] in kinds
             ]
+
+
+def _frame(operation: dict[str, Any]) -> None:
+    """What the description says of an event is meant of its data, which is JSON or the last word
+    of a stream; schemathesis wants it said of the whole event."""
+    for answer in operation["responses"].values():
+        found = answer.get("content", {}).get("text/event-stream")
+        if found is not None:
+            data = {"contentMediaType": "application/json", "contentSchema": found["schema"]}
+            is_last = {"properties": {"data": {"const": "[DONE]"}}}
+            found["schema"] = {
+                "type": "object",
+                "if": is_last,
+                "else": {"properties": {"data": {"type": "string", **data}}},
+            }
 
 
 def _know(operation: dict[str, Any], values: dict[str, str]) -> None:

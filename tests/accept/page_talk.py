@@ -78,6 +78,7 @@ def branching(reader: Reader) -> None:
 def attaching(reader: Reader) -> None:
     page = reader.page
     page.set_input_files("form.composer input[type=file]", files=[NOTE])
+    page.locator(".composer .chip").first.wait_for()  # the page reads it first
     reader.check("a file is a chip", page.locator(".composer .chip").count() == 1)
     page.set_input_files("form.composer input[type=file]", files=[BINARY])
     page.wait_for_selector(".failure")

@@ -97,7 +97,6 @@ UNSUPPORTED: list[tuple[str, Any, Any]] = [
     ("t_max_predict_ms", 100, 0),
     ("samplers", ["top_k", "temperature"], None),
     ("lora", [{"id": 0, "scale": 1.0}], []),
-    ("return_progress", True, False),
     ("repeat_last_n", 64, -1),
 ]
 

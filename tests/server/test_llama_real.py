@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted import Talk, talk_to
+from scripted import Talk, events_of, talk_to
 
 import bobot
 from bobot.chat.local import LocalModel
@@ -18,6 +18,8 @@ from bobot.engine import EngineConfig
 from bobot.server.models import Facts, Opened, Source
 from bobot.text import with_template
 
+STEP = 16
+"""Tokens of a step."""
 PROMPT = "Once upon a time"
 ASK = {"prompt": PROMPT, "n_predict": 6, "temperature": 0, "n_probs": 5, "return_tokens": True}
 MESSAGES = [{"role": "user", "content": "Tell me of a river."}]
@@ -25,7 +27,7 @@ MESSAGES = [{"role": "user", "content": "Tell me of a river."}]
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    config = EngineConfig(max_model_len=128, max_num_seqs=3)
+    config = EngineConfig(max_model_len=128, max_num_seqs=3, max_num_batched_tokens=STEP)
     return bobot.load(dtype="float32", engine_config=config)
 
 
@@ -165,3 +167,35 @@ def test_a_template_can_take_the_place_of_the_model_s_own(model):
     assert changed.render(MESSAGES) == f"{bos}[Tell me of a river.]{eos}"
     assert changed.chat_template == source != model.tokenizer.chat_template
     assert changed.encode("river") == model.tokenizer.encode("river")
+
+
+@pytest.mark.parametrize("path", ["/completion", "/v1/chat/completions"])
+def test_the_reading_of_a_prompt_is_told_step_by_step(client, path):
+    text = f"The {path} of a long river through many small and quiet towns by the sea. " * 3
+    plain = {"prompt": text, "messages": [{"role": "user", "content": text}], "max_tokens": 3}
+    plain |= {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    asked = {**plain, "return_progress": True, "timings_per_token": True}
+    for is_again in (False, True):
+        chunks = events_of(client.ask(path, asked).text)
+        reads = [chunk for chunk in chunks if "prompt_progress" in chunk]
+        told = [chunk["prompt_progress"] for chunk in reads]
+        total, cached = told[0]["total"], told[0]["cache"]
+        assert total > 2 * STEP and bool(cached) is is_again
+        assert [one["processed"] for one in told] == [*range(cached, total, STEP), total]
+        assert reads[0]["timings"]["prompt_n"] == reads[0]["timings"]["prompt_ms"] == 0
+        assert [r["timings"]["prompt_n"] for r in reads] == [t["processed"] - cached for t in told]
+        timings = chunks[-1]["timings"]
+        assert (timings["cache_n"], timings["prompt_n"]) == (cached, total - cached)
+    others = [chunk for chunk in chunks if "prompt_progress" not in chunk]
+    silent = events_of(client.ask(path, plain).text)
+    assert _said(others) == _said(silent) and len(_said(silent)) > 0
+
+
+def _said(chunks: list[dict]) -> str:
+    deltas = (choice["delta"] for chunk in chunks for choice in chunk.get("choices", ()))
+    return "".join(chunk.get("content") or "" for chunk in [*chunks, *deltas])
+
+
+def test_what_tells_no_progress_refuses_to(client):
+    answer = client.ask("/v1/completions", {"prompt": PROMPT, "return_progress": True})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "return_progress"
