@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 DRAWS = "the text is what llama.cpp's random numbers give for a seed; bobot's draw others"
 MODEL = "another model than the suite's"
-PROGRESS = "return_progress is refused: the engine does not report parts of a prompt"
+VOCABULARY = "counts on another vocabulary than Llama 2's"
 MISSING = "bobot has no such feature"
 
 KNOWN: dict[str, str] = {
@@ -22,26 +22,27 @@ KNOWN: dict[str, str] = {
     "chat_completion::test_chat_completion_cached_tokens": "prefixes are shared in blocks of 16",
     "chat_completion::test_completion_with_response_format[[]response_format1*": "random weights"
     " write another list",
-    "chat_completion::test_logprobs*": "with random weights: the first space of an answer is left"
-    " out of its text, not of its tokens",
-    "chat_completion::test_return_progress*": PROGRESS,
     "compat_anthropic::test_anthropic_tool_result_with_image": "an image is refused with 400, as"
     " the request's mistake, not with 500",
     "compat_anthropic::test_anthropic_vision_format_accepted": "400, not 500, as above",
     "compat_anthropic::test_anthropic_vision_base64*": MODEL,
     "compat_anthropic::test_anthropic_empty_messages": "a chat without a message is refused",
-    "compat_gcp::*": "/predict of Vertex AI: " + MISSING,
     "compat_oai_responses::test_responses_with_openai_library": DRAWS,
     "compat_oai_responses::test_responses_stream_with_openai_library": DRAWS,
-    "compat_oai_responses::test_responses_stream_with_llama_telemetry": PROGRESS,
+    "compat_oai_responses::test_responses_stream_with_llama_telemetry": "/responses tells neither"
+    " timings nor progress",
     "completion::test_completion[[]*": DRAWS,
     "completion::test_completion_stream[[]*": DRAWS,
+    "completion::test_completion_prompt_cache": VOCABULARY,
     "completion::test_completion_with_openai_library": DRAWS,
     "completion::test_completion_stream_with_openai_library": DRAWS,
+    "completion::test_nocache_long_input_prompt": VOCABULARY,
+    "ctx_shift::test_ctx_shift_disabled_long_prompt": VOCABULARY,
+    "ctx_shift::test_ctx_shift_disabled_short_prompt[[]-1*": VOCABULARY,
     "ctx_shift::test_ctx_shift_enabled": "a context is never shifted: nothing is dropped unsaid",
     "kv_keep_only_active::*": "reads lines of llama-server's log",
     "metrics::test_metrics_disabled": "/metrics holds numbers only; a key's scope closes it",
-    "metrics::test_metrics_timings_on_prompt_progress": PROGRESS,
+    "metrics::test_metrics_prompt_processed_and_cached": VOCABULARY,
     "metrics::test_metrics_embedding_prompt_is_counted": MODEL,
     "proxy::*": "the server fetches nothing for pages",
     "security::test_access_static_assets*": "the page lies elsewhere",
@@ -51,7 +52,8 @@ KNOWN: dict[str, str] = {
     "security::test_cors_origins_defaults*": "tools that a server runs: " + MISSING,
     "security::test_cors_proxy*": "the server fetches nothing for pages",
     "security::test_local_media_file*": MODEL,
-    "sleep::*": "models are unloaded when others need the room, not by a clock",
+    "sleep::test_server_sleep_read_only_endpoints": "/metrics counts bobot's requests, too, among"
+    " them those for /metrics",
     "speculative::*": "llama.cpp's flags for drafts; bobot guesses from repetitions unasked",
 }
 """Pattern of FILE::TEST -> reason."""

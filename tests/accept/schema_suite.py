@@ -1,7 +1,7 @@
 """schemathesis with OpenAI's own description of its API: no answer may be 5xx, and each must be as
 the description says.
 
-    python tests/accept/schema_suite.py --spec openapi.yaml [--url URL] [--fuzz NUMBER]
+    python tests/accept/schema_suite.py --spec openapi.yaml [--url URL] [--fuzz NUMBER [--seed N]]
 
 The description is not part of this project: openapi.yaml of github.com/openai/openai-openapi, tried
 as at commit f85dbe223d40, whose sha256 begins with db5d7478feae10b4. openai_spec.py says what of it
@@ -39,7 +39,7 @@ def stored_response(url: str) -> str:
         return json.load(answer)["id"]
 
 
-def run_schemathesis(python: Path, spec: Path, url: str, fuzz: int, log: Path) -> str:
+def run_schemathesis(python: Path, spec: Path, url: str, fuzz: int, seed: int, log: Path) -> str:
     """The whole output of a run; it is written to `log` as it comes."""
     ids = (stored_response(url), stored_response(url))
     whole = BUILD / "openai-whole.json"
@@ -48,7 +48,7 @@ def run_schemathesis(python: Path, spec: Path, url: str, fuzz: int, log: Path) -
     small.write_text(json.dumps(cut(json.loads(whole.read_text()), ids)))
     phases = "fuzzing" if fuzz else "examples,coverage"
     command = [python.with_name("st"), "run", small, "--url", f"{url}/v1", "--phases", phases]
-    command += ["--checks", CHECKS, "--continue-on-failure", "--seed", "1", "--no-color"]
+    command += ["--checks", CHECKS, "--continue-on-failure", "--seed", str(seed), "--no-color"]
     command += ["--request-timeout", "120", "--warnings", "off", "--workers", "2"]
     if fuzz:
         command += ["--max-examples", str(fuzz), "--no-shrink", "--suppress-health-check", "all"]
@@ -66,16 +66,16 @@ def counts_of(output: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or 0)
 
 
-def scores(spec: Path, url: str | None = None, fuzz: int = 0) -> Iterator[Score]:
+def scores(spec: Path, url: str | None = None, fuzz: int = 0, seed: int = 1) -> Iterator[Score]:
     python = python_with("schemathesis", *PACKAGES)
     log = BUILD / f"schemathesis{'-fuzzing' if fuzz else ''}.log"
     if url is not None:
-        output = run_schemathesis(python, spec, url, fuzz, log)
+        output = run_schemathesis(python, spec, url, fuzz, seed, log)
     else:
         with serving(*SERVER, name="schema") as server:
-            output = run_schemathesis(python, spec, server.url, fuzz, log)
+            output = run_schemathesis(python, spec, server.url, fuzz, seed, log)
     number, bad = counts_of(output)
-    part = "fuzzing" if fuzz else "examples, coverage"
+    part = f"fuzzing, seed {seed}" if fuzz else "examples, coverage"
     yield Score("schemathesis", part, number - bad, number, note=f"log: {log}" if bad else "")
 
 
@@ -84,8 +84,9 @@ def main() -> int:
     parser.add_argument("--spec", type=Path, required=True, help="openapi.yaml")
     parser.add_argument("--url", help="of a server that runs (default: one is started)")
     parser.add_argument("--fuzz", type=int, default=0, help="bodies of each operation, instead")
+    parser.add_argument("--seed", type=int, default=1, help="of what is made up")
     args = parser.parse_args()
-    return show(scores(args.spec, args.url, args.fuzz))
+    return show(scores(args.spec, args.url, args.fuzz, args.seed))
 
 
 if __name__ == "__main__":

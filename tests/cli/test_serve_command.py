@@ -48,6 +48,8 @@ def test_no_keys_say_how_to_make_one(run_bobot):
         (("serve", "--prefix-cache", "nan"), "--prefix-cache"),
         (("serve", "--api-key", " "), "--api-key"),
         (("serve", "--parallel", "0"), "--parallel"),
+        (("serve", "--batch-size", "15"), "--batch-size"),
+        (("serve", "--unload-after", "0"), "--unload-after"),
         (("serve", "--default", "temperature"), "NAME=VALUE"),
         (("serve", "--default", "temperature=hot"), "temperature"),
         (("serve", "--default", "typical_p=0.5"), "typical_p"),
