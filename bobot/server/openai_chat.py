@@ -37,8 +37,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields of the API that bobot does not have; name -> values that ask for nothing."""
 
 
-JOINT, LLAMA_JOINT = "\n", "\n\n"
-"""Between the parts of a message, as vLLM joins them, and as llama-server does."""
+JOINT, CONTINUED_JOINT = "\n", "\n\n"
+"""Between the parts of a message; and of one that llama-server continues."""
 
 
 class ContentPart(Struct, kw_only=True):
@@ -154,7 +154,8 @@ def chat_request(body: ChatBody, *, lenient: bool = False, is_llama: bool = Fals
         sampling["max_tokens"] = limit
     if (logprobs := _logprobs(body)) is not None:
         sampling["logprobs"] = logprobs
-    messages = messages_of(body.messages, LLAMA_JOINT if is_llama else JOINT)
+    continues = is_llama and body.messages[-1].role == "assistant"
+    messages = messages_of(body.messages, CONTINUED_JOINT if continues else JOINT)
     return ChatRequest(
         messages=messages,
         sampling=sampling,
@@ -198,9 +199,13 @@ def _continues_last(
     return True
 
 
-def messages_of(messages: list[ChatMessage], joint: str = JOINT) -> tuple[dict[str, Any], ...]:
+def messages_of(messages: list[ChatMessage], last_joint: str = JOINT) -> tuple[dict[str, Any], ...]:
     """In the words of ChatRequest: developer is system, function is tool, parts are one text."""
-    return tuple(_message(message, f"messages[{i}]", joint) for i, message in enumerate(messages))
+    joints = [*[JOINT] * (len(messages) - 1), last_joint]
+    return tuple(
+        _message(message, f"messages[{i}]", joint)
+        for i, (message, joint) in enumerate(zip(messages, joints, strict=True))
+    )
 
 
 def _message(message: ChatMessage, place: str, joint: str) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def words_for_bobot(flags: dict[str, str]) -> list[str]:
     """The words of `bobot serve`."""
     model = model_named(flags)
     words = ["serve", *([model] if model else []), "--llama-server", "--any-model"]
+    words += ["--prefix-cache", "0"]  # each server starts with nothing
     slots = int(flags.pop("--parallel", "4"))
     words += ["--chat-template", template(flags), "--parallel", str(slots)]
     context = int(flags.pop("--ctx-size", "0"))

@@ -193,8 +193,10 @@ def test_chats_as_llama_server_answers_them(talk, tokenizer):
     assert counts == [1, 2, 2]
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     for server, text in ((client, "a\n\nb"), (talk(model, tokenizer=tokenizer), "a\nb")):
-        server.ask(CHAT, {"messages": [{"role": "user", "content": parts}]})
-        assert model.requests[-1].messages[0]["content"] == text  # type: ignore[union-attr]
+        said = [{"role": role, "content": parts} for role in ("user", "assistant")]
+        server.ask(CHAT, {"messages": said})
+        found = [message["content"] for message in model.requests[-1].messages]  # type: ignore[union-attr]
+        assert found == ["a\nb", text]
     mine = {"role": "assistant", "content": "Hel"}
     for messages, continues in ((HELLO, False), ([*HELLO, mine], True)):
         client.ask(CHAT, {"messages": messages})
