@@ -107,16 +107,18 @@ def claude(place: Place) -> Setup:
 
 
 def codex(place: Place) -> Setup:
-    """https://developers.openai.com/codex/config-advanced: a profile is a file of its own."""
+    """https://developers.openai.com/codex/config-advanced: a profile is a file of its own. Tools
+    that OpenAI runs, and groups of tools, no other server has: they are left out."""
     values = {
         "model": place.model,
         "model_provider": NAME,
+        "web_search": "disabled",
         **({"model_context_window": place.context} if place.context else {}),
     }
     provider = {"name": NAME, "base_url": place.v1, "wire_api": "responses"}
     if place.key_env:
         provider["env_key"] = place.key_env
-    tables = {f"model_providers.{NAME}": provider}
+    tables = {f"model_providers.{NAME}": provider, "features": {"multi_agent": False}}
     folder = Path(place.environ.get("CODEX_HOME") or place.home / ".codex")
     options = [("-c", f"{name}={_toml(value)}") for name, value in values.items()]
     options += [

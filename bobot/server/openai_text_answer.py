@@ -218,7 +218,7 @@ class _ChunkWriter:
             if event.stop is not None:
                 chunk["choices"][0]["stop_reason"] = event.stop
             yield chunk
-        else:
+        elif isinstance(event, Usage):
             self._usages.append(event)
 
     def usage_chunk(self) -> dict[str, Any]:

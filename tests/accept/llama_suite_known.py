@@ -36,6 +36,8 @@ KNOWN: dict[str, str] = {
     "completion::test_completion_prompt_cache": VOCABULARY,
     "completion::test_completion_with_openai_library": DRAWS,
     "completion::test_completion_stream_with_openai_library": DRAWS,
+    "completion::test_n_probs_post_sampling": "random weights leave fewer than ten tokens to draw"
+    " from",
     "completion::test_nocache_long_input_prompt": VOCABULARY,
     "ctx_shift::test_ctx_shift_disabled_long_prompt": VOCABULARY,
     "ctx_shift::test_ctx_shift_disabled_short_prompt[[]-1*": VOCABULARY,

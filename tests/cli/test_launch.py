@@ -105,7 +105,9 @@ def test_two_ways_to_tell_a_tool_say_the_same(url: str, tmp_path: Path) -> None:
         codex = tools()["codex"].setup(place)
         overrides = [word for word in codex.options if word != "-c"]
         assert codex.file is not None
-        assert tomllib.loads("\n".join(overrides)) == tomllib.loads(codex.file.shown())
+        read = tomllib.loads(codex.file.shown())
+        assert tomllib.loads("\n".join(overrides)) == read
+        assert (read["web_search"], read["features"]) == ("disabled", {"multi_agent": False})
         opencode = tools()["opencode"].setup(place)
         assert opencode.file is not None
         inline = json.loads(opencode.environ["OPENCODE_CONFIG_CONTENT"])
