@@ -34,6 +34,7 @@ OF_EVERY_LEVEL = [
 """They force each instruction set that they need, the emulated one included."""
 OF_ONE_LEVEL = [
     "tests/engine/test_fused.py",
+    "tests/engine/test_fused_adapters.py",
     "tests/engine/test_fused_parts.py",
     "tests/engine/test_fused_prompts.py",
     "tests/engine/test_paged_attention.py",
