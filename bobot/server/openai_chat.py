@@ -201,10 +201,10 @@ def _continues_last(
 
 def messages_of(messages: list[ChatMessage], last_joint: str = JOINT) -> tuple[dict[str, Any], ...]:
     """In the words of ChatRequest: developer is system, function is tool, parts are one text."""
-    joints = [*[JOINT] * (len(messages) - 1), last_joint]
+    last = len(messages) - 1
     return tuple(
-        _message(message, f"messages[{i}]", joint)
-        for i, (message, joint) in enumerate(zip(messages, joints, strict=True))
+        _message(message, f"messages[{i}]", last_joint if i == last else JOINT)
+        for i, message in enumerate(messages)
     )
 
 

@@ -52,7 +52,7 @@ CHANGES = (
 """File, what stands there, what is put in its place: nothing is downloaded, and names of headers
 have no case."""
 WEIGHTS = {"real": "real weights", "random": "random weights", "llama2": "another vocabulary"}
-LEAST = {"real": 178, "random": 178, "llama2": 170}
+LEAST = {"real": 182, "random": 178, "llama2": 168}
 """How many of all must pass."""
 LIMIT_S = 120
 
