@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bobot.hub.made import BLOCK
+from bobot.hub.made import BLOCK, STALE_S
 from bobot.paths import make_private_folder, storage_error
 
 MAGIC = b"bobotKV\x01"
@@ -39,8 +39,6 @@ CHECKSUM = struct.Struct("<I")
 five times as long, and does not keep out more of those who can write here."""
 HEADER_BYTES = HEADER.size + CHECKSUM.size
 PARTIAL = ".partial"
-STALE_S = 3600.0
-"""After which a file that is still being written belongs to a process that was killed."""
 ROOM_BYTES = 2 << 30
 """Stays free on the disk."""
 MARGIN = 16

@@ -7,7 +7,9 @@ blocks whose names begin like its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from bobot.paths import storage_error, user_paths, write_atomic
 
 BLOCK = ".block"
 """How files with a block of the prefix cache end."""
+STALE_S = 3600.0
+"""After which a file that is still being written belongs to a process that was killed."""
 
 
 def remember_source(made: Path, model: Path) -> None:
@@ -41,13 +45,19 @@ def forget(made: Path) -> None:
 
 
 def forget_missing(environ: Mapping[str, str] | None = None) -> int:
-    """Deletes what was made from models that are gone; returns the bytes this frees."""
+    """Deletes what was made from models that are gone, and tiles that a killed process left half
+    written; returns the bytes this frees.
+    """
     paths, freed = user_paths(environ), 0
     for made in paths.tiles.glob("*.safetensors"):
         source = _source(made)
         if source is None or not os.path.exists(source):
             freed += made.stat().st_size
             forget(made)
+    for partial in paths.tiles.glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been finished
+            if time.time() - partial.stat().st_mtime > STALE_S:
+                freed += _delete([partial])
     for note in paths.prefixes.glob("*.txt"):
         if not os.path.exists(note.read_text(encoding="utf-8")):
             freed += _delete([*paths.prefixes.glob(f"{note.stem}-*{BLOCK}"), note])

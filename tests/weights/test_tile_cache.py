@@ -119,6 +119,17 @@ def test_what_was_made_goes_with_the_model(file, tmp_path):
     assert not list((tmp_path / "cache" / "bobot" / "tiles").iterdir())
 
 
+def test_what_a_killed_process_left_goes_after_an_hour(file, tmp_path):
+    bobot.load(file)
+    (path,) = made(tmp_path)
+    fresh, old = (path.with_name(f".{path.name}.{pid}.partial") for pid in (1, 2))
+    for partial in (fresh, old):
+        partial.write_bytes(bytes(100))
+    os.utime(old, (0, 0))
+    assert forget_missing() == 100
+    assert fresh.exists() and not old.exists() and made(tmp_path) == [path]
+
+
 def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tile_cache, "has_amx", lambda: False)
 
