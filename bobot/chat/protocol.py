@@ -121,17 +121,6 @@ class PromptRead:
 
 
 @dataclass(frozen=True)
-class PromptRead:
-    """How far the prompt has been read, in tokens: one event for each step where wanted."""
-
-    total: int
-    cached: int
-    """Found in the prefix cache."""
-    processed: int
-    """Those and the ones computed since; the first event comes before any of them."""
-
-
-@dataclass(frozen=True)
 class PromptScored:
     """One entry for each token of the prompt; None for the first, which nothing precedes."""
 
