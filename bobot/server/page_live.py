@@ -172,13 +172,23 @@ async def _take(live: LiveAnswer, writer: AnswerWriter, found: _Gathered, event:
         more = {"tokens": tokens} if tokens else {}
         if text or tokens:
             live.send(name, text=text, num=max(1, len(event.token_ids)), **more)
-        if text:  # last: who is stopped here has told what will be stored
+        if text:
             found.has_text = True
-            await asyncio.to_thread(writer.push, **{name: text})
+            await _push(writer, **{name: text})
     elif isinstance(event, Finished):
         found.reason = event.reason
     elif isinstance(event, Usage):
         found.usage = dataclasses.asdict(event)
+
+
+async def _push(writer: AnswerWriter, **more: str) -> None:
+    """What was told is stored, too: a stop meanwhile is raised when it is written."""
+    pushing = asyncio.ensure_future(asyncio.to_thread(writer.push, **more))
+    try:
+        await asyncio.shield(pushing)
+    except asyncio.CancelledError:
+        await asyncio.wait([pushing])
+        raise
 
 
 async def _keep(
