@@ -80,7 +80,7 @@ class TextRequest:
     reports_progress: bool = False
     """How far the prompt is read is told as it is (PromptRead), where the model knows."""
     is_private: bool = False
-    """Never leaves this machine."""
+    """Never leaves this machine, and leaves no trace on its disk."""
 
 
 @dataclass(frozen=True)

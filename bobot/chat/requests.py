@@ -72,8 +72,9 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
         ids += tokenizer.encode(style.reasoning.end, allow_special=True)
         style = replace(style, reasoning=style.reasoning._replace(is_open=False))
 
+    opens_text = not request.continues_last
+
     def parser() -> Parser:
-        opens_text = not request.continues_last
         parser = answer_parser(tokenizer, tools=tools, style=style, opens_text=opens_text)
         if request.continues_last and isinstance(parser.grammar, HarmonyGrammar):
             parser.grammar.marker(Marker("<|channel|>"))
@@ -105,7 +106,7 @@ def chat_work(model: LocalModel, request: ChatRequest) -> Work:
         request.stop,
         grammar,
         parts,
-        opens_text=not request.continues_last,
+        opens_text=opens_text,
         reports_progress=request.reports_progress,
     )
 

@@ -309,7 +309,8 @@ class _Answers:
                     output.token_id, output.logprob, top, opens_text=waiting.opens_text
                 )
                 waiting.logprobs += (token,)
-                waiting.opens_text &= not self._piece(output.token_id)
+                if waiting.opens_text:
+                    waiting.opens_text = not self._piece(output.token_id)
         for part in step.deltas:
             if part.kind == "reasoning":
                 self._num_reasoning += part.num_tokens

@@ -14,7 +14,7 @@ from bobot.chat.store import Store
 from bobot.chat.store_rows import Conversation, NewMessage, StoredMessage
 from bobot.server.calls import Call, Reply, Stream, openai_stream
 from bobot.server.page_bodies import Attachment, Language, Question, message_object
-from bobot.server.page_chats import PASSING, Chats
+from bobot.server.page_chats import Chats, is_passing
 from bobot.server.page_live import LiveAnswer, LiveAnswers
 from bobot.server.running import Runner
 from bobot.server.wire import decode, sse
@@ -137,7 +137,7 @@ def chat_request(
         sampling=sampling,
         reasoning_effort=conversation.extra.get("reasoning_effort"),
         is_private=conversation.is_private,
-        is_passing=conversation.id.startswith(PASSING),
+        is_passing=is_passing(conversation.id),
     )
 
 

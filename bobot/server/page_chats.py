@@ -42,7 +42,7 @@ class Chats:
         self.passing = Store(None)
 
     def store_of(self, conversation: str) -> Store:
-        return self.passing if conversation.startswith(PASSING) else self.kept
+        return self.passing if is_passing(conversation) else self.kept
 
     def close(self) -> None:
         self.kept.close()
@@ -175,8 +175,13 @@ class ChatRoutes:
         return self._object(identity)
 
     def _object(self, identity: str) -> dict[str, Any]:
-        is_kept = not identity.startswith(PASSING)
+        is_kept = not is_passing(identity)
         return conversation_object(self._chats.store_of(identity).get(identity), is_kept=is_kept)
+
+
+def is_passing(identity: str) -> bool:
+    """Whether a conversation is in memory only."""
+    return identity.startswith(PASSING)
 
 
 def _passing_id() -> str:

@@ -167,8 +167,8 @@ async def _take(live: LiveAnswer, writer: AnswerWriter, found: _Gathered, event:
         tokens = [_token(entry) for entry in event.logprobs]
         found.tokens += tokens
         kind, text = event.part.kind, event.part.text
-        is_text = kind != "reasoning"  # a call of a tool that nobody offered is shown as it came
-        name = "text" if is_text else "reasoning"
+        # A call of a tool that nobody offered is shown as it came.
+        name = "reasoning" if kind == "reasoning" else "text"
         more = {"tokens": tokens} if tokens else {}
         if text or tokens:
             live.send(name, text=text, num=max(1, len(event.token_ids)), **more)
